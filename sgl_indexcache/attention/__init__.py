@@ -1,0 +1,1 @@
+"""Attention backends (`cpu`, `hopper`) and the consumers of a selection."""

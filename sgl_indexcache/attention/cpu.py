@@ -1,0 +1,115 @@
+"""The CPU backend: DSA attention in torch under the unmodified SGLang engine.
+
+Registered under the same name as the GPU backend, so that a pattern, a test or a bug report means the same
+on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/cpu_pool.py).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+
+from sgl_indexcache.attention.gather import attend
+from sgl_indexcache.indexer.exact import Selector
+from sgl_indexcache.indexer.project import project
+from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.telemetry.work import IndexerWork
+
+if TYPE_CHECKING:
+    from sglang.srt.layers.attention.dsa.dsa_indexer import Indexer
+    from sglang.srt.layers.radix_attention import RadixAttention
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+    from sglang.srt.model_executor.model_runner import ModelRunner
+
+
+class IndexCacheCpuBackend(AttentionBackend):
+    """Absorbed MLA over the latent cache, restricted to each row's selection."""
+
+    def __init__(self, model_runner: "ModelRunner", scratch_bytes: int, shared_layers: frozenset[int]):
+        super().__init__()
+        self.device = model_runner.device
+        self.slot_table = model_runner.req_to_token_pool.req_to_token
+        self.pool = model_runner.token_to_kv_pool
+        self.scratch_bytes = scratch_bytes
+        self.shared_layers = shared_layers
+        self.work = IndexerWork()
+        self.rows = Rows.of([], [], [], 0)
+        self.keys_seen = 0
+
+    def init_forward_metadata(self, forward_batch: "ForwardBatch") -> None:
+        """Lay the rows of this forward out, once for all layers."""
+        requests = forward_batch.req_pool_indices.tolist()
+        lengths = forward_batch.seq_lens.tolist()
+        if forward_batch.forward_mode.is_decode_or_idle():
+            new = [1] * len(requests)
+        else:
+            new = forward_batch.extend_seq_lens_cpu
+        self.rows = Rows.of(requests, lengths, new, total=int(forward_batch.positions.shape[0]))
+        self.keys_seen = int(self.rows.length.sum())
+
+    def support_triton(self) -> bool:
+        """Send SGLang's own batch preparation down its torch paths."""
+        return False
+
+    def get_cuda_graph_seq_len_fill_value(self) -> int:
+        return 1
+
+    def select(
+        self,
+        indexer: "Indexer",
+        x: torch.Tensor,
+        q_lora: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: "ForwardBatch",
+        layer_id: int,
+        return_indices: bool,
+    ) -> torch.Tensor | None:
+        """Run a Full layer's indexer: store its index keys and return the selection int32 `[T, topk]`.
+
+        Arguments as SGLang's `Indexer.forward`: x `[T, hidden]`, q_lora `[T, q_lora_rank]`, positions `[T]`.
+        """
+        q, key, gates = project(indexer, x, q_lora, positions)
+        self.pool.set_index_k(layer_id, forward_batch.out_cache_loc, key)
+        if not return_indices:
+            return None
+        selector = Selector(
+            indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes
+        )
+        self.work.full(len(self.rows.length), self.keys_seen)
+        return selector(q, gates, self.pool.index_k(layer_id), self.slot_table, self.rows)
+
+    def forward_extend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+        layer: "RadixAttention",
+        forward_batch: "ForwardBatch",
+        save_kv_cache: bool = True,
+        topk_indices: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Attention output `[T, heads * value_dim]`; `topk_indices` is the selection in force here.
+
+        Raises RuntimeError when a layer has no selection: attending densely instead would hide a broken
+        carry from a Full to a Shared layer.
+        """
+        if save_kv_cache and k is not None:
+            self.pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
+        if topk_indices is None:
+            raise RuntimeError(f"layer {layer.layer_id} was given no selection")
+        if layer.layer_id in self.shared_layers:
+            self.work.shared(len(self.rows.length), self.keys_seen)
+        out = attend(
+            q.view(-1, layer.tp_q_head_num, layer.head_dim),
+            self.pool.get_key_buffer(layer.layer_id)[:, 0],
+            topk_indices,
+            self.slot_table,
+            self.rows,
+            layer.v_head_dim,
+            layer.scaling,
+            self.scratch_bytes,
+        )
+        return out.view(-1, layer.tp_q_head_num * layer.v_head_dim)
+
+    forward_decode = forward_extend

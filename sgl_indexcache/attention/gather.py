@@ -1,0 +1,41 @@
+"""The torch consumer of a selection: gathers the selected keys and attends to them, in bounded slices."""
+
+import torch
+
+from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.kernels.sparse_mla import sparse_mla
+
+# Gathered keys of about this many elements at a time stay in a core's cache between the two products.
+# Chosen by kernels/benchmarks/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).
+TILE_ELEMENTS = 1 << 19
+
+
+def attend(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    selection: torch.Tensor,
+    slot_table: torch.Tensor,
+    rows: Rows,
+    value_dim: int,
+    scale: float,
+    scratch_bytes: int,
+) -> torch.Tensor:
+    """Output `[T, H, value_dim]` of queries `q [T, H, D]` over their selections.
+
+    kv [slots, D] latent cache; selection int32 [T, k] request-relative, -1 padded; slot_table
+    [requests, positions]. At most `scratch_bytes` of gathered float32 keys are alive at a time.
+    """
+    total, heads, dim = q.shape
+    out = q.new_zeros(total, heads, value_dim)
+    live = sum(span.rows for span in rows.spans)
+    width = min(selection.shape[1], max((span.length for span in rows.spans), default=0))
+    if width == 0:
+        return out
+    step = max(1, min(TILE_ELEMENTS, scratch_bytes // 4) // (width * dim))
+    for begin in range(0, live, step):
+        part = slice(begin, min(live, begin + step))
+        picks = selection[part, :width].long()
+        requests = rows.request[part].unsqueeze(1)
+        slots = torch.where(picks < 0, -1, slot_table[requests, picks.clamp(min=0)].long())
+        out[part] = sparse_mla(q[part], kv, slots, value_dim, scale)
+    return out

@@ -1,0 +1,1 @@
+"""What a Full layer does: project, store the index key, score, select."""

@@ -1,0 +1,39 @@
+"""Seam: what the plugin does, in /server_info (internal_states[*].indexcache)."""
+
+from typing import Any
+
+from sgl_indexcache import __version__
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
+
+
+def _describe() -> dict[str, Any]:
+    pattern = runtime.current.pattern
+    work = getattr(runtime.current.backend, "work", None)
+    return {
+        "version": __version__,
+        "pattern": str(pattern) if pattern is not None else None,
+        "scoring": runtime.current.settings.scoring.mode,
+        "work": work.snapshot() if work is not None else None,
+    }
+
+
+def _after(result: Any, scheduler: Any, recv_req: Any) -> Any:
+    if runtime.current.backend is not None:
+        result.internal_state["indexcache"] = _describe()
+    return result
+
+
+SEAM = Seam(
+    name="internal-state",
+    purpose="show pattern and indexer work in /server_info",
+    devices=BOTH,
+    hooks=(
+        Hook(
+            "sglang.srt.managers.scheduler.Scheduler.get_internal_state",
+            "after",
+            _after,
+            parameters=("self", "recv_req"),
+        ),
+    ),
+)

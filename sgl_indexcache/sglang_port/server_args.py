@@ -1,0 +1,79 @@
+"""Seam: server arguments. Refuses what is not supported, and writes the pattern into SGLang's config override.
+
+`index_topk_pattern` goes through --json-model-override-args, SGLang's own way to change a model's config, so
+that its carry, its pipeline-parallel and its pool logic see one and the same pattern.
+"""
+
+import json
+from typing import Any
+
+from sgl_indexcache.pattern import Pattern, PatternError
+from sgl_indexcache.pattern import resolve as resolve_pattern
+from sgl_indexcache.settings import SettingsError
+from sgl_indexcache.sglang_port import refusals, runtime
+from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
+
+_PATTERN_KEYS = ("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset")
+
+
+def _post_init(original: Any, args: Any) -> None:
+    """Around ServerArgs.__post_init__, which runs in the main process only."""
+    names = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend} - {None}
+    if runtime.current.requested and not names:
+        args.attention_backend = BACKEND_NAME
+        names = {BACKEND_NAME}
+    if BACKEND_NAME not in names:
+        if runtime.current.requested:
+            raise SettingsError(
+                f"the settings ask for IndexCache, but the attention backend is {', '.join(sorted(names))}; "
+                f"use --attention-backend {BACKEND_NAME} or set enabled: false"
+            )
+        original(args)
+        return
+    from sgl_indexcache.sglang_port.registry import device_of_process, verify
+
+    verify(device_of_process())
+    refusals.check(args, device_of_process())
+    _apply_pattern(args)
+    original(args)
+    refusals.check(args, device_of_process())
+
+
+def _apply_pattern(args: Any) -> None:
+    """Resolve the settings' pattern against the model and write it into the model's config override."""
+    override = json.loads(args.json_model_override_args or "{}")
+    config = _model_config(args, override)
+    pattern = resolve_pattern(runtime.current.settings.pattern, config)
+    own = [key for key in _PATTERN_KEYS if key in override]
+    if own and runtime.current.settings.pattern is not None and Pattern.of_config(config) != pattern:
+        raise PatternError(
+            f"--json-model-override-args sets {own[0]}, which contradicts the settings' pattern; keep one"
+        )
+    override["index_topk_pattern"] = str(pattern)
+    args.json_model_override_args = json.dumps(override)
+
+
+def _model_config(args: Any, override: dict[str, Any]) -> Any:
+    """The model's Hugging Face config with the user's overrides, as SGLang will read it."""
+    from sglang.srt.utils.hf_transformers_utils import get_config
+
+    try:
+        return get_config(
+            args.model_path,
+            trust_remote_code=args.trust_remote_code,
+            revision=args.revision,
+            model_override_args=override,
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SettingsError(f"no model configuration could be read from {args.model_path}: {first}") from error
+
+
+SEAM = Seam(
+    name="server-args",
+    purpose="refuse unsupported flags and apply the pattern before weights load",
+    devices=BOTH,
+    hooks=(
+        Hook("sglang.srt.server_args.ServerArgs.__post_init__", "around", _post_init, parameters=("self",)),
+    ),
+)

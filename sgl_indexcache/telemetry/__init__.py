@@ -1,0 +1,1 @@
+"""What the plugin did and what it saved."""
