@@ -7,7 +7,7 @@ from sgl_indexcache.kernels.sparse_mla import sparse_mla
 
 # Gathered keys of about this many elements at a time stay in a core's cache between the two products.
 # Chosen by kernels/benchmarks/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).
-TILE_ELEMENTS = 1 << 19
+TILE_ELEMENTS = 1 << 20
 
 
 def attend(

@@ -13,6 +13,9 @@ from sgl_indexcache.kernels.select import select
 # --sweep (docs/results/cpu-prefill.md).
 TILE_PRODUCTS = 1 << 19
 KEYS_PER_TILE = 1024
+# Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
+# the columns that only later rows see.
+ROWS_PER_SLICE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class Selector:
                 )
             if start == span.rows:
                 continue
-            past = keys.index_select(0, slot_table[span.request, : span.length].long())
-            step = max(1, self.scratch_bytes // (4 * span.length))
+            past = keys.index_select(0, slot_table[span.request, : span.length].long()).float()
+            step = max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * span.length)))
             for begin in range(first + start, last, step):
                 end = min(last, begin + step)
                 lengths = rows.length[begin:end]
@@ -68,15 +71,17 @@ class Selector:
         """Scores `[R, S]` of R rows of one request; columns past a row's length hold anything finite."""
         count, heads, _ = q.shape
         width = int(lengths.max())
-        scores = torch.zeros(count, width)
+        scores = torch.empty(count, width)
         columns = min(width, KEYS_PER_TILE)
         step = max(1, TILE_PRODUCTS // (heads * columns))
+        scratch = torch.empty(min(step, count) * heads * columns)
         for begin in range(0, count, step):
             tile = slice(begin, min(count, begin + step))
             reach = int(lengths[tile].max())
+            scores[tile, reach:] = 0.0
             for left in range(0, reach, columns):
                 right = min(reach, left + columns)
-                scores[tile, left:right] = score(q[tile], keys[left:right], gates[tile])
+                scores[tile, left:right] = score(q[tile], keys[left:right], gates[tile], scratch)
         if self.initial:
             scores[:, : self.initial] = float("inf")
         if self.local:

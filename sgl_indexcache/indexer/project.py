@@ -42,7 +42,8 @@ def project(
     q_rope, k_rope = layer.rotary_emb(
         positions, q[..., :rope].contiguous(), k[:, None, :rope].contiguous()
     )
-    q = torch.cat([q_rope.view(-1, layer.n_heads, rope), q[..., rope:]], dim=-1)
-    k = torch.cat([k_rope.view(-1, rope), k[:, rope:]], dim=-1)
+    # In place: the queries are the largest activation of the layer, and both tensors are this call's own.
+    q[..., :rope] = q_rope.view(-1, layer.n_heads, rope)
+    k[:, :rope] = k_rope.view(-1, rope)
     gates = torch.nn.functional.linear(x.float(), layer.weights_proj.weight.float())
     return q, k, gates * (layer.n_heads**-0.5 * layer.softmax_scale)

@@ -13,13 +13,20 @@ Causality, initial and local tokens are the caller's: this op scores every key i
 import torch
 
 
-def score(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+def score(
+    q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, scratch: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scores `[T, S]` of queries `q [T, H, D]` against keys `k [S, D]` with head gates `w [T, H]`.
 
-    Products are accumulated in float32 (float64 for float64 inputs) whatever the input dtypes.
-    Needs scratch for `T * H * S` accumulators: callers bound it by slicing T and S.
+    Products are accumulated in float32 (float64 for float64 inputs) whatever the input dtypes. They need
+    `T * H * S` elements of scratch: callers bound it by slicing T and S, and may give it as a flat tensor of
+    the accumulation dtype, so that many slices share one buffer.
     """
     rows, heads, dim = q.shape
+    keys = k.shape[0]
     wide = torch.float64 if torch.float64 in (q.dtype, k.dtype, w.dtype) else torch.float32
-    products = q.reshape(rows * heads, dim).to(wide) @ k.to(wide).T
-    return torch.bmm(w.to(wide).unsqueeze(1), products.relu_().view(rows, heads, -1)).squeeze(1)
+    if scratch is None:
+        scratch = torch.empty(rows * heads * keys, dtype=wide, device=q.device)
+    products = scratch[: rows * heads * keys].view(rows * heads, keys)
+    torch.mm(q.reshape(rows * heads, dim).to(wide), k.to(wide).T, out=products)
+    return torch.bmm(w.to(wide).unsqueeze(1), products.relu_().view(rows, heads, keys)).squeeze(1)

@@ -16,7 +16,7 @@ import torch
 def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
     """Positions `[T, k]` int32 of the k best of `scores [T, S]` among the first `lengths [T]` of each row.
 
-    NaN scores are not supported: a NaN in a valid column makes the row's selection undefined.
+    Overwrites the invalid columns of `scores` with -inf. NaN or -inf in a valid column is not supported.
     """
     rows, width = scores.shape
     out = torch.full((rows, k), -1, dtype=torch.int32, device=scores.device)
@@ -24,21 +24,15 @@ def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
     if rows == 0 or take == 0:
         return out
     columns = torch.arange(width, device=scores.device)
-    valid = columns < lengths.unsqueeze(1)
-    masked = scores.masked_fill(~valid, float("-inf"))
-    best, chosen = masked.topk(take, dim=1, sorted=True)
-    count = lengths.clamp(max=take)
-    # The k-th best score of a row; topk breaks ties at it arbitrarily, and those rows are mended below.
-    last = best.gather(1, (count - 1).clamp(min=0).unsqueeze(1))
-    tied_inside = ((best == last) & (torch.arange(take, device=scores.device) < count.unsqueeze(1))).sum(1)
-    tied = ((masked == last) & valid).sum(1)
-    for row in (tied > tied_inside).nonzero().squeeze(1).tolist():
-        threshold = last[row]
-        above = (masked[row] > threshold).nonzero().squeeze(1)
-        equal = ((masked[row] == threshold) & valid[row]).nonzero().squeeze(1)
-        need = int(count[row]) - above.numel()
-        chosen[row, : int(count[row])] = torch.cat([above, equal[:need]])
-    order = torch.arange(take, device=scores.device)
-    chosen = chosen.masked_fill(order >= count.unsqueeze(1), width).sort(dim=1).values
+    scores.masked_fill_(columns >= lengths.unsqueeze(1), float("-inf"))
+    best, chosen = scores.topk(min(take + 1, width), dim=1)
+    if width > k:
+        # topk breaks ties arbitrarily; it matters only where the k-th and the next score are equal.
+        tied = (best[:, k - 1] == best[:, k]) & (lengths > k)
+        for row in tied.nonzero().squeeze(1).tolist():
+            above = (scores[row] > best[row, k - 1]).nonzero().squeeze(1)
+            equal = (scores[row] == best[row, k - 1]).nonzero().squeeze(1)
+            chosen[row, :k] = torch.cat([above, equal[: k - above.numel()]])
+    chosen = chosen[:, :take].masked_fill(columns[:take] >= lengths.unsqueeze(1), width).sort(dim=1).values
     out[:, :take] = torch.where(chosen == width, -1, chosen).to(torch.int32)
     return out
