@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from sgl_indexcache.errors import UserError
-from sgl_indexcache.settings import load
+from sgl_indexcache.pattern import read_config, resolve
+from sgl_indexcache.settings import Settings, load
 
 
 class ServeError(UserError):
@@ -48,18 +49,23 @@ def serve(
     # Asked for by name: from here on the plugin must be in force or the server must not start.
     os.environ["SGL_INDEXCACHE_ENABLED"] = "true" if settings.enabled else "false"
     argv = ["--model-path", model_path, *context.args]
-    _check_model(model_path)
+    _check_model(model_path, settings)
     _choose_device(argv)
     if settings.enabled and not _has_flag(argv, "--attention-backend"):
         argv += ["--attention-backend", "indexcache"]
     _launch(argv, enabled=settings.enabled)
 
 
-def _check_model(model_path: str) -> None:
-    """Refuse a path that is no model folder before anything slow happens; other names are left to SGLang."""
+def _check_model(model_path: str, settings: Settings) -> None:
+    """Refuse a model folder that cannot be served so, before anything slow happens; hub ids are left to SGLang."""
     looks_like_path = model_path.startswith((".", "/", "~")) or Path(model_path).exists()
-    if looks_like_path and not (Path(model_path).expanduser() / "config.json").is_file():
+    if not looks_like_path:
+        return
+    folder = Path(model_path).expanduser()
+    if not (folder / "config.json").is_file():
         raise ServeError(f"{model_path} holds no config.json; give a model folder or a Hugging Face id")
+    if settings.enabled:
+        resolve(settings.pattern, read_config(folder))
 
 
 def _has_flag(argv: list[str], flag: str) -> bool:

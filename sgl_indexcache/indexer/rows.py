@@ -39,6 +39,8 @@ class Rows:
 
         `total` is the number of rows of the forward; rows past `sum(new)` are padding.
         """
+        if sum(new) > total:
+            raise ValueError(f"requests hold {sum(new)} rows, the forward has {total}")
         request = torch.zeros(total, dtype=torch.int64)
         length = torch.zeros(total, dtype=torch.int64)
         spans = []
@@ -50,6 +52,4 @@ class Rows:
             request[first : first + rows] = index
             length[first : first + rows] = torch.arange(last - rows + 1, last + 1)
             first += rows
-        if first > total:
-            raise ValueError(f"requests hold {first} rows, the forward has {total}")
         return cls(request, length, tuple(spans))

@@ -1,0 +1,1 @@
+"""Load generation: workloads, traces, the client and the report."""

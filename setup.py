@@ -1,0 +1,16 @@
+"""The package map; everything else about the project stands in pyproject.toml.
+
+`kernels` and `loadtest` are no packages at the repository root, where their names would shadow others'
+(SGLang imports Hugging Face's `kernels`). Their `src` folders become subpackages of sgl_indexcache, found
+without a list.
+"""
+
+from setuptools import find_packages, setup
+
+MAPPED = {"sgl_indexcache.kernels": "kernels/src", "sgl_indexcache.loadtest": "loadtest/src"}
+
+packages = find_packages(include=["sgl_indexcache", "sgl_indexcache.*"])
+for package, folder in MAPPED.items():
+    packages += [package, *(f"{package}.{name}" for name in find_packages(folder))]
+
+setup(packages=packages, package_dir=MAPPED)

@@ -1,0 +1,73 @@
+"""What a user installs: all of our packages under one name, and nothing beside it."""
+
+import configparser
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sgl_indexcache
+
+ROOMS = {
+    "sgl_indexcache": "sgl_indexcache",
+    "kernels/src": "sgl_indexcache/kernels",
+    "loadtest/src": "sgl_indexcache/loadtest",
+}
+DIST_INFO = f"sgl_indexcache-{sgl_indexcache.__version__}.dist-info"
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_has_one_top_level_package(names: set[str]) -> None:
+    assert {name.partition("/")[0] for name in names} == {"sgl_indexcache", DIST_INFO}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_holds_every_module(source: Path, names: set[str], room: str) -> None:
+    folder = source / room
+    expected = {f"{ROOMS[room]}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
+    assert f"{ROOMS[room]}/__init__.py" in expected
+    assert expected <= names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_folder_lacks_its_init(source: Path, room: str) -> None:
+    """setuptools would leave such a folder out without a word."""
+    folders = {path.parent for path in (source / room).rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_holds_the_data(source: Path, names: set[str]) -> None:
+    data = [path for path in (source / "sgl_indexcache").rglob("*") if path.suffix in {".yaml", ".json"}]
+    assert {path.relative_to(source).as_posix() for path in data} <= names
+    assert "sgl_indexcache/pattern/presets.yaml" in names
+    assert "sgl_indexcache/py.typed" in names
+    assert f"{DIST_INFO}/licenses/LICENSE" in names
+
+
+def test_entry_points(wheel: Path) -> None:
+    parser = configparser.ConfigParser()
+    with zipfile.ZipFile(wheel) as archive:
+        parser.read_string(archive.read(f"{DIST_INFO}/entry_points.txt").decode())
+    assert {section: dict(parser[section]) for section in parser.sections()} == {
+        "console_scripts": {"sgl-indexcache": "sgl_indexcache.cli:main"},
+        "sglang.srt.plugins": {"indexcache": "sgl_indexcache.plugin:activate"},
+    }
+
+
+def test_works_where_it_is_installed(installed: Path, tmp_path: Path, run_python) -> None:
+    program = (
+        "import sgl_indexcache, sgl_indexcache.kernels, sgl_indexcache.loadtest, sgl_indexcache.plugin\n"
+        "from importlib.resources import files\n"
+        "assert files('sgl_indexcache.pattern').joinpath('presets.yaml').read_text()\n"
+        "for module in (sgl_indexcache, sgl_indexcache.kernels, sgl_indexcache.loadtest):\n"
+        "    print(module.__file__)\n"
+    )
+    lines = run_python("-c", program, cwd=tmp_path, path=installed).stdout.split()
+    assert lines == [
+        str(installed / "sgl_indexcache" / place / "__init__.py") for place in (".", "kernels", "loadtest")
+    ]
