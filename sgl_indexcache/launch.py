@@ -1,5 +1,6 @@
 """Start a server as a child process, wait until it is healthy, and stop it with everything it started."""
 
+import contextlib
 import json
 import os
 import signal
@@ -116,12 +117,8 @@ class Server:
             return None
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
-            except subprocess.TimeoutExpired:
-                pass  # the group is killed below
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nothing of it is left
         return process.wait()

@@ -81,9 +81,7 @@ def in_own_process(options: argparse.Namespace, backend: str) -> dict[str, Any]:
         environment["SGLANG_PLUGINS"] = "indexcache"
     else:
         environment["SGLANG_PLUGINS"] = ",".join(
-            entry.name
-            for entry in metadata.entry_points(group="sglang.srt.plugins")
-            if entry.name != "indexcache"
+            entry.name for entry in metadata.entry_points(group="sglang.srt.plugins") if entry.name != "indexcache"
         )
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -106,8 +104,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             "max_s": max(seconds),
             "n": len(seconds),
         }
-        print(f"{backend:12s} {options.tokens} tokens: median {figures[backend]['median_s']:.3f} s "
-              f"({min(seconds):.3f} to {max(seconds):.3f}, n {len(seconds)})")
+        print(
+            f"{backend:12s} {options.tokens} tokens: median {figures[backend]['median_s']:.3f} s "
+            f"({min(seconds):.3f} to {max(seconds):.3f}, n {len(seconds)})"
+        )
     if options.rival:
         figures["ratio"] = figures[options.rival]["median_s"] / figures["indexcache"]["median_s"]
         print(f"{options.rival} / indexcache: {figures['ratio']:.2f}")
@@ -158,8 +158,11 @@ def _median_ms(run: Any) -> float:
 def machine() -> dict[str, Any]:
     """The machine and the versions that a figure belongs to."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
         platform.machine(),
     )
     versions = {name: metadata.version(name) for name in ("torch", "sglang", "transformers")}

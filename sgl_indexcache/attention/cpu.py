@@ -72,9 +72,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.pool.set_index_k(layer_id, forward_batch.out_cache_loc, key)
         if not return_indices:
             return None
-        selector = Selector(
-            indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes
-        )
+        selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
         self.work.full(len(self.rows.length), self.keys_seen)
         return selector(q, gates, self.pool.index_k(layer_id), self.slot_table, self.rows)
 

@@ -16,14 +16,20 @@ from sgl_indexcache import __version__
 from sgl_indexcache.settings import Settings, json_schema, load
 
 SCHEMA = 1
-_PACKAGES = ("sglang", "torch", "triton", "transformers", "flashinfer-python", "sgl-kernel", "sgl-indexcache")
+_PACKAGES = (
+    "sglang",
+    "torch",
+    "triton",
+    "transformers",
+    "flashinfer-python",
+    "sglang-kernel",
+    "sgl-indexcache",
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", help="Check versions, devices and seams; exit code 1 when this machine cannot serve.")(
-        doctor
-    )
+    app.command("doctor", help="Check versions, devices and seams; exit code 1 when this machine cannot serve.")(doctor)
 
 
 def doctor(
@@ -127,11 +133,23 @@ def _seams() -> list[dict[str, Any]]:
 
 def _kernels(kind: str, settings: Settings) -> dict[str, dict[str, str]]:
     if kind == "cpu":
-        used = {"score": "torch, tiled", "select": "torch.topk, ties by position", "attention": "torch, gather"}
+        used = {
+            "score": "torch, tiled",
+            "select": "torch.topk, ties by position",
+            "attention": "torch, gather",
+        }
         return {"prefill": used, "decode": used}
     return {
-        "prefill": {"score": "SGLang (DeepGEMM)", "select": "SGLang", "attention": "SGLang dsa prefill backend"},
-        "decode": {"score": "SGLang (DeepGEMM)", "select": "SGLang", "attention": "SGLang dsa decode backend"},
+        "prefill": {
+            "score": "SGLang (DeepGEMM)",
+            "select": "SGLang",
+            "attention": "SGLang dsa prefill backend",
+        },
+        "decode": {
+            "score": "SGLang (DeepGEMM)",
+            "select": "SGLang",
+            "attention": "SGLang dsa decode backend",
+        },
     }
 
 

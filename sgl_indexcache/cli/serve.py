@@ -33,9 +33,7 @@ def register(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     model_path: Annotated[str, typer.Option("--model-path", help="Model folder or Hugging Face id.")],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Settings file of sgl_indexcache (YAML).")
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file of sgl_indexcache (YAML).")] = None,
     pattern: Annotated[
         str | None,
         typer.Option("--pattern", help="Pattern of Full and Shared layers: FSFS..., a preset, or 1/4."),

@@ -1,6 +1,6 @@
 """Serve a small DSA model with the real SGLang, talk to it, and show what the pattern saved.
 
-    python -m sgl_indexcache.demo
+python -m sgl_indexcache.demo
 """
 
 import sys
@@ -29,10 +29,23 @@ QUESTIONS = (
     "List the tools of table 8.",
     "Summarise the catalogue in one line.",
 )
-SERVER_FLAGS = (
-    "--dtype float32 --mem-fraction-static 0.3 --max-total-tokens 16384 --max-running-requests 4 "
-    "--chunked-prefill-size 2048 --random-seed 0 --log-level warning --skip-server-warmup"
-).split()
+SERVER_FLAGS = [
+    "--dtype",
+    "float32",
+    "--mem-fraction-static",
+    "0.3",
+    "--max-total-tokens",
+    "16384",
+    "--max-running-requests",
+    "4",
+    "--chunked-prefill-size",
+    "2048",
+    "--random-seed",
+    "0",
+    "--log-level",
+    "warning",
+    "--skip-server-warmup",
+]
 
 
 def converse(console: Console, model: Path, pattern: Pattern) -> tuple[list[Turn], dict[str, int]]:
@@ -48,10 +61,9 @@ def converse(console: Console, model: Path, pattern: Pattern) -> tuple[list[Turn
             turns = []
             for number, question in enumerate(QUESTIONS, 1):
                 _tell(status, f"turn {number} of {len(QUESTIONS)}: {question}")
-                shown = Text(f"  {question}  > ", style="bold")
-                turn = talk.ask(question, lambda piece: shown.append(_printable(piece), "not bold cyan"))
-                console.print(shown)
-                turns.append(turn)
+                console.print(f"  {question}  > ", style="bold", end="")
+                turns.append(talk.ask(question, lambda piece: console.print(Text(_printable(piece), "cyan"), end="")))
+                console.print()
             work = server.indexcache_state()["work"]
             _tell(status, "stopping the server")
     return turns, work
@@ -98,7 +110,15 @@ def main() -> int:
 
 def _table(pattern: list[Turn], full: list[Turn]) -> Table:
     table = Table(title="per turn: pattern on, and every layer Full")
-    for heading in ("turn", "prompt tokens", "cached", "TTFT pattern", "TTFT full", "TPOT pattern", "TPOT full"):
+    for heading in (
+        "turn",
+        "prompt tokens",
+        "cached",
+        "TTFT pattern",
+        "TTFT full",
+        "TPOT pattern",
+        "TPOT full",
+    ):
         table.add_column(heading, justify="right")
     for number, (ours, theirs) in enumerate(zip(pattern, full, strict=True), 1):
         table.add_row(

@@ -29,9 +29,7 @@ def stream(url: str, token_ids: list[int], new_tokens: int) -> Iterator[dict[str
         "stream": True,
         "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
     }
-    request = urllib.request.Request(
-        url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as answer:
         for line in answer:
             if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):

@@ -51,9 +51,7 @@ class Selector:
             if start:
                 seen = rows.length[first : first + start]
                 ramp = torch.arange(min(self.topk, span.length), dtype=torch.int32)
-                out[first : first + start, : ramp.numel()] = torch.where(
-                    ramp < seen.unsqueeze(1), ramp, -1
-                )
+                out[first : first + start, : ramp.numel()] = torch.where(ramp < seen.unsqueeze(1), ramp, -1)
             if start == span.rows:
                 continue
             past = keys.index_select(0, slot_table[span.request, : span.length].long()).float()
@@ -65,9 +63,7 @@ class Selector:
                 out[begin:end] = select(scores, lengths, self.topk)
         return out
 
-    def _scores(
-        self, q: torch.Tensor, gates: torch.Tensor, keys: torch.Tensor, lengths: torch.Tensor
-    ) -> torch.Tensor:
+    def _scores(self, q: torch.Tensor, gates: torch.Tensor, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Scores `[R, S]` of R rows of one request; columns past a row's length hold anything finite."""
         count, heads, _ = q.shape
         width = int(lengths.max())

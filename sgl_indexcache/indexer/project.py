@@ -16,9 +16,7 @@ class IndexerWeights(Protocol):
     wq_b: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
     wk: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
     k_norm: Callable[[torch.Tensor], torch.Tensor]
-    rotary_emb: Callable[
-        [torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
-    ]
+    rotary_emb: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     weights_proj: Any
 
 
@@ -39,9 +37,7 @@ def project(
     rope = layer.rope_head_dim
     q = layer.wq_b(q_lora)[0].view(-1, layer.n_heads, layer.head_dim)
     k = index_key(layer, x)
-    q_rope, k_rope = layer.rotary_emb(
-        positions, q[..., :rope].contiguous(), k[:, None, :rope].contiguous()
-    )
+    q_rope, k_rope = layer.rotary_emb(positions, q[..., :rope].contiguous(), k[:, None, :rope].contiguous())
     # In place: the queries are the largest activation of the layer, and both tensors are this call's own.
     q[..., :rope] = q_rope.view(-1, layer.n_heads, rope)
     k[:, :rope] = k_rope.view(-1, rope)

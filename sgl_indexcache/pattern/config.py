@@ -63,9 +63,7 @@ def layer_count(config: object) -> int:
     _require_indexer(config)
     layers = _field(config, "num_hidden_layers")
     if not _is_positive_int(layers):
-        raise PatternError(
-            f"the model's config has num_hidden_layers={layers!r}: it must be the number of layers"
-        )
+        raise PatternError(f"the model's config has num_hidden_layers={layers!r}: it must be the number of layers")
     assert isinstance(layers, int)
     return layers
 

@@ -137,13 +137,8 @@ def _check_letters(letters: str) -> None:
             continue
         if letter.upper() in (FULL, SHARED):
             raise PatternError(
-                f"the pattern has the lower-case letter {letter!r} at position {position}: "
-                f"write {letter.upper()!r}"
+                f"the pattern has the lower-case letter {letter!r} at position {position}: write {letter.upper()!r}"
             )
-        raise PatternError(
-            f"the pattern has {letter!r} at position {position}: only F (Full) and S (Shared) are known"
-        )
+        raise PatternError(f"the pattern has {letter!r} at position {position}: only F (Full) and S (Shared) are known")
     if letters[0] != FULL:
-        raise PatternError(
-            "the pattern begins with S: layer 0 has no earlier layer to share with, so begin with F"
-        )
+        raise PatternError("the pattern begins with S: layer 0 has no earlier layer to share with, so begin with F")

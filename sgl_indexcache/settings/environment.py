@@ -17,8 +17,7 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 
 # A Kubernetes Service called `sgl-indexcache...` puts such names into every pod of its namespace.
 _SERVICE_LINK = re.compile(
-    PREFIX
-    + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
+    PREFIX + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
 )
 _SERVICE_LINK_URL = re.compile(r"(?:tcp|udp|sctp)://")
 
@@ -80,6 +79,4 @@ def _ours(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name)) or bool(
-        name.endswith("_PORT") and _SERVICE_LINK_URL.match(value)
-    )
+    return bool(_SERVICE_LINK.fullmatch(name)) or bool(name.endswith("_PORT") and _SERVICE_LINK_URL.match(value))

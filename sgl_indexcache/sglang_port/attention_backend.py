@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.sglang_port import runtime
-from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Seam, SeamBroken, SeamError
+from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
@@ -107,13 +107,13 @@ def _probe() -> str:
     from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES
 
     if BACKEND_NAME not in ATTENTION_BACKEND_CHOICES:
-        raise SeamBroken(f"{BACKEND_NAME} is no choice of --attention-backend")
+        raise BrokenSeamError(f"{BACKEND_NAME} is no choice of --attention-backend")
     if ATTENTION_BACKENDS.get(BACKEND_NAME) is not create:
-        raise SeamBroken(f"the factory of {BACKEND_NAME} is not ours")
+        raise BrokenSeamError(f"the factory of {BACKEND_NAME} is not ours")
     if AttentionBackendRegistry.get_handler(BACKEND_NAME) is not _forward_method:
-        raise SeamBroken(f"the forward method of {BACKEND_NAME} is not ours")
+        raise BrokenSeamError(f"the forward method of {BACKEND_NAME} is not ours")
     if not _cpu() and BACKEND_NAME not in FORWARD_ABSORB_CORE_ATTENTION_BACKENDS:
-        raise SeamBroken(f"{BACKEND_NAME} is not among the backends that take split rope arguments")
+        raise BrokenSeamError(f"{BACKEND_NAME} is not among the backends that take split rope arguments")
     return f"--attention-backend {BACKEND_NAME} is registered"
 
 

@@ -19,7 +19,7 @@ class SeamError(UserError):
     """A seam that was asked for is not in force; the process must not serve."""
 
 
-class SeamBroken(Exception):
+class BrokenSeamError(Exception):
     """Raised by a proof: what is wrong, without the name of the seam."""
 
 
@@ -43,17 +43,17 @@ class Hook:
         HookRegistry.register(self.target, self.function, HookType(self.kind))
 
     def prove(self) -> None:
-        """Raise SeamBroken unless the target exists, has the expected parameters and runs our function."""
+        """Raise BrokenSeamError unless the target exists, has the expected parameters and runs our function."""
         try:
             found = pkgutil.resolve_name(self.target)
         except (ImportError, AttributeError) as error:
-            raise SeamBroken(f"{self.target} does not exist ({error})") from error
+            raise BrokenSeamError(f"{self.target} does not exist ({error})") from error
         if not _runs(found, self.function):
-            raise SeamBroken(f"{self.target} does not run the hook")
+            raise BrokenSeamError(f"{self.target} does not run the hook")
         if self.parameters is not None:
             names = tuple(inspect.signature(found).parameters)
             if names[: len(self.parameters)] != self.parameters:
-                raise SeamBroken(
+                raise BrokenSeamError(
                     f"{self.target} takes ({', '.join(names)}), expected ({', '.join(self.parameters)})"
                 )
 
@@ -80,7 +80,7 @@ class Seam:
     """A named piece of work that SGLang does differently while the plugin is in force.
 
     register  official registrations that are no hooks (names, factories)
-    probe     a functional proof beyond the hooks: returns what was seen, raises SeamBroken
+    probe     a functional proof beyond the hooks: returns what was seen, raises BrokenSeamError
     """
 
     name: str
@@ -97,7 +97,7 @@ class Seam:
             hook.register()
 
     def prove(self) -> str:
-        """What was seen to be in force; raises SeamBroken."""
+        """What was seen to be in force; raises BrokenSeamError."""
         for hook in self.hooks:
             hook.prove()
         return self.probe() if self.probe else self.purpose

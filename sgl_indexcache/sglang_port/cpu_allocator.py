@@ -4,9 +4,10 @@ The two Triton kernels of mem_cache/allocator/paged.py are replaced as whole obj
 through `kernel[grid](...)`; batch preparation is sent down SGLang's own torch paths.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sgl_indexcache.sglang_port.base import BACKEND_NAME, CPU, Hook, Seam, SeamBroken
+from sgl_indexcache.sglang_port.base import BACKEND_NAME, CPU, BrokenSeamError, Hook, Seam
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 class _Launched:
     """Base of a function that is called the way a Triton kernel is launched: `kernel[grid](arguments)`."""
+
+    run: Callable[..., None]
 
     def __class_getitem__(cls, grid: Any) -> Any:
         return cls.run
@@ -41,9 +44,7 @@ class AllocExtend(_Launched):
 
         done = used = 0
         in_page = torch.arange(page_size, dtype=torch.int64)
-        for before, after, last in zip(
-            prefix_lens.tolist(), seq_lens.tolist(), last_loc.tolist(), strict=True
-        ):
+        for before, after, last in zip(prefix_lens.tolist(), seq_lens.tolist(), last_loc.tolist(), strict=True):
             new = after - before
             head = min(new, -before % page_size)
             out[done : done + head] = last + 1 + in_page[:head]
@@ -80,9 +81,7 @@ def _support_triton(original: Any, backend: str) -> bool:
     return backend != BACKEND_NAME and bool(original(backend))
 
 
-def _last_loc(
-    original: Any, req_to_token: Any, req_pool_indices_tensor: Any, prefix_lens_tensor: Any
-) -> Any:
+def _last_loc(original: Any, req_to_token: Any, req_pool_indices_tensor: Any, prefix_lens_tensor: Any) -> Any:
     from sglang.srt.mem_cache.allocation import get_last_loc_torch
     from sglang.srt.runtime_context import get_exec
 
@@ -97,14 +96,15 @@ def _probe() -> str:
     from sglang.srt.utils import support_triton
 
     if paged.alloc_extend_kernel is not AllocExtend or paged.alloc_decode_kernel is not AllocDecode:
-        raise SeamBroken("the paged allocator launches other kernels")
+        raise BrokenSeamError("the paged allocator launches other kernels")
     out = torch.full((5,), -1)
     lengths = torch.tensor([3]), torch.tensor([8]), torch.tensor([6])
-    paged.alloc_extend_kernel[(1,)](*lengths, torch.tensor([5, 9]), out, 1, 4)
+    launched: Any = paged.alloc_extend_kernel
+    launched[(1,)](*lengths, torch.tensor([5, 9]), out, 1, 4)
     if out.tolist() != [7, 20, 21, 22, 23]:
-        raise SeamBroken(f"the allocator gave slots {out.tolist()}")
+        raise BrokenSeamError(f"the allocator gave slots {out.tolist()}")
     if support_triton(BACKEND_NAME):
-        raise SeamBroken("batch preparation would launch Triton kernels")
+        raise BrokenSeamError("batch preparation would launch Triton kernels")
     return "slots are allocated and batches prepared in torch"
 
 

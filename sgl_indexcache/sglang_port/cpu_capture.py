@@ -8,9 +8,7 @@ from typing import Any
 from sgl_indexcache.sglang_port.base import CPU, Hook, Seam
 
 
-def _create(
-    original: Any, *, model_config: Any, num_tokens: int, max_running_requests: int, device: str
-) -> Any:
+def _create(original: Any, *, model_config: Any, num_tokens: int, max_running_requests: int, device: str) -> Any:
     from sglang.srt.configs.model_config import get_num_indexer_layers
     from sglang.srt.runtime_context import get_exec
     from sglang.srt.state_capturer.indexer_topk import _create_indexer_capturer_raw

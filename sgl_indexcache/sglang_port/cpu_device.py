@@ -6,7 +6,7 @@ them to choices that the CPU backend never reads.
 
 from typing import Any
 
-from sgl_indexcache.sglang_port.base import CPU, Hook, Seam, SeamBroken
+from sgl_indexcache.sglang_port.base import CPU, BrokenSeamError, Hook, Seam
 
 
 def _capability(device: Any = None) -> tuple[int, int]:
@@ -17,7 +17,7 @@ def _probe() -> str:
     import torch
 
     if torch.cuda.get_device_capability() != (0, 0):
-        raise SeamBroken("torch.cuda.get_device_capability does not answer (0, 0)")
+        raise BrokenSeamError("torch.cuda.get_device_capability does not answer (0, 0)")
     return "torch.cuda.get_device_capability answers (0, 0)"
 
 

@@ -18,9 +18,7 @@ def _forward(
     from sglang.srt.model_executor.forward_context import get_attn_backend
     from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
 
-    selection = get_attn_backend().select(
-        self, x, q_lora, positions, forward_batch, layer_id, return_indices
-    )
+    selection = get_attn_backend().select(self, x, q_lora, positions, forward_batch, layer_id, return_indices)
     return maybe_capture_indexer_topk(layer_id, selection)
 
 
@@ -28,9 +26,5 @@ SEAM = Seam(
     name="cpu-indexer",
     purpose="run Full layers' indexers in torch",
     devices=CPU,
-    hooks=(
-        Hook(
-            "sglang.srt.layers.attention.dsa.dsa_indexer.Indexer.forward_native", "replace", _forward
-        ),
-    ),
+    hooks=(Hook("sglang.srt.layers.attention.dsa.dsa_indexer.Indexer.forward_native", "replace", _forward),),
 )

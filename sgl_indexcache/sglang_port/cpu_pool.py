@@ -4,9 +4,7 @@ SGLang's DSATokenToKVPool (mem_cache/memory_pool.py:4322) packs fp8 keys and sca
 kernels and refuses any other geometry.
 """
 
-from typing import Any
-
-from sgl_indexcache.sglang_port.base import CPU, Hook, Seam, SeamBroken
+from sgl_indexcache.sglang_port.base import CPU, BrokenSeamError, Hook, Seam
 
 _TARGET = "sglang.srt.mem_cache.memory_pool.DSATokenToKVPool"
 
@@ -66,7 +64,8 @@ def _pool_class() -> type:
 
         def index_k(self, layer_id: int) -> torch.Tensor:
             """The index keys `[slots, D]` of a layer, in place."""
-            return self.index_k_with_scale_buffer[layer_id - self.start_layer]
+            keys: torch.Tensor = self.index_k_with_scale_buffer[layer_id - self.start_layer]
+            return keys
 
     return CpuDsaTokenToKVPool
 
@@ -81,12 +80,12 @@ def _register() -> None:
 
 def _probe() -> str:
     if _installed is None:
-        raise SeamBroken("the pool class was never built")
+        raise BrokenSeamError("the pool class was never built")
     Hook(_TARGET, "replace", _installed).prove()
     from sglang.srt.mem_cache import kv_cache_configurator
 
     if kv_cache_configurator.DSATokenToKVPool is not _installed:
-        raise SeamBroken("kv_cache_configurator builds another pool")
+        raise BrokenSeamError("kv_cache_configurator builds another pool")
     return "index keys are kept per token in the model's dtype"
 
 

@@ -32,9 +32,5 @@ SEAM = Seam(
     name="cpu-rope",
     purpose="build plain rotary embeddings",
     devices=CPU,
-    hooks=(
-        Hook(
-            "sglang.srt.layers.rotary_embedding.factory.get_rope_cpu", "around", _rope, parameters=_PARAMETERS
-        ),
-    ),
+    hooks=(Hook("sglang.srt.layers.rotary_embedding.factory.get_rope_cpu", "around", _rope, parameters=_PARAMETERS),),
 )

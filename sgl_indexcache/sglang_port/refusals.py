@@ -51,7 +51,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "drop --enable-prefill-cp and --attn-cp-size",
     ),
     Refusal(
-        "decode context parallelism (--dcp-size)", lambda a: a.dcp_size > 1, "use --dcp-size 1 and more --tp-size"
+        "decode context parallelism (--dcp-size)",
+        lambda a: a.dcp_size > 1,
+        "use --dcp-size 1 and more --tp-size",
     ),
     Refusal("pipeline parallelism (--pp-size)", lambda a: a.pp_size > 1, "use --pp-size 1 and more --tp-size"),
     Refusal(
@@ -87,12 +89,23 @@ def check(args: Any, device: Device) -> None:
     for refusal in REFUSALS:
         if refusal.applies(args):
             raise RefusedError(f"{refusal.name} is not supported with {BACKEND_NAME}: {refusal.instead}")
+    if device == "cpu" and _cuda():
+        raise RefusedError(
+            "SGLANG_USE_CPU_ENGINE on a machine with an NVIDIA GPU is not supported: unset it, or hide the GPU with "
+            "CUDA_VISIBLE_DEVICES= and install a CPU build of torch"
+        )
     if args.device not in (None, device) or _foreign_accelerator():
         asked = args.device or "another accelerator"
         raise RefusedError(
             f"device {asked} is not supported with {BACKEND_NAME} here: use an NVIDIA GPU, or --device cpu with "
             "SGLANG_USE_CPU_ENGINE=1 (set by sgl-indexcache serve)"
         )
+
+
+def _cuda() -> bool:
+    from sglang.srt.utils import is_cuda
+
+    return bool(is_cuda())
 
 
 def _foreign_accelerator() -> bool:

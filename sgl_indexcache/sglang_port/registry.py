@@ -17,7 +17,7 @@ from sgl_indexcache.sglang_port import (
     server_args,
     version,
 )
-from sgl_indexcache.sglang_port.base import Device, Seam, SeamBroken, SeamError
+from sgl_indexcache.sglang_port.base import BrokenSeamError, Device, Seam, SeamError
 
 SEAMS: tuple[Seam, ...] = (
     attention_backend.SEAM,
@@ -76,7 +76,7 @@ def report(device: Device) -> list[SeamReport]:
             try:
                 reports.append(SeamReport(seam.name, True, seam.prove()))
                 continue
-            except SeamBroken as error:
+            except BrokenSeamError as error:
                 failure = str(error)
             except Exception as error:  # a proof that cannot even run proves nothing
                 failure = f"could not be verified ({type(error).__name__}: {error})"

@@ -73,7 +73,5 @@ SEAM = Seam(
     name="server-args",
     purpose="refuse unsupported flags and apply the pattern before weights load",
     devices=BOTH,
-    hooks=(
-        Hook("sglang.srt.server_args.ServerArgs.__post_init__", "around", _post_init, parameters=("self",)),
-    ),
+    hooks=(Hook("sglang.srt.server_args.ServerArgs.__post_init__", "around", _post_init, parameters=("self",)),),
 )

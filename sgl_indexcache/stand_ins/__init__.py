@@ -21,9 +21,7 @@ PACKAGES = {
     "sgl_kernel": "sglang-kernel (CUDA), or SGLang's own CPU build of sgl_kernel",
 }
 
-PTH_NAME = (
-    "sgl_indexcache_stand_ins.pth"  # sorts after __editable__*.pth, which makes this package importable
-)
+PTH_NAME = "sgl_indexcache_stand_ins.pth"  # sorts after __editable__*.pth, which makes this package importable
 # A .pth file runs single lines that begin with `import`. Nothing in it may break the start of a Python.
 PTH_LINE = (
     r'import sys; exec("try:\n from sgl_indexcache.stand_ins import install\n install()\n'

@@ -1,6 +1,6 @@
 """Serve one configuration of a DSA model with dummy weights and write its answers as JSON.
 
-    python record.py --model FOLDER --backend dsa|indexcache --pattern FFFF --out FILE
+python record.py --model FOLDER --backend dsa|indexcache --pattern FFFF --out FILE
 """
 
 import argparse

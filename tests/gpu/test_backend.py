@@ -25,9 +25,10 @@ pytestmark = [
 def record(folder: Path, backend: str, pattern: str) -> dict[str, Any]:
     out = folder / f"{backend}-{pattern}.json"
     command = [sys.executable, str(Path(__file__).with_name("record.py")), "--model", os.environ["DSA_MODEL"]]
-    subprocess.run(
-        [*command, "--backend", backend, "--pattern", pattern, "--out", str(out)], check=True, timeout=300
-    )
+    # The other tests run SGLang's CPU engine; this one must not.
+    environment = {name: value for name, value in os.environ.items() if name != "SGLANG_USE_CPU_ENGINE"}
+    command += ["--backend", backend, "--pattern", pattern, "--out", str(out)]
+    subprocess.run(command, check=True, timeout=300, env=environment)
     return json.loads(out.read_text())
 
 

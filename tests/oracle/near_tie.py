@@ -97,9 +97,7 @@ def classify(engine: torch.Tensor, expected: Expected) -> torch.Tensor:
         engine: selections int `[T, L, k]`, request-relative, -1 padded, in any order within a row.
     """
     if engine.shape != expected.selections.shape:
-        raise ValueError(
-            f"engine has {tuple(engine.shape)}, the reference {tuple(expected.selections.shape)}"
-        )
+        raise ValueError(f"engine has {tuple(engine.shape)}, the reference {tuple(expected.selections.shape)}")
     rows, layers, k = engine.shape
     verdicts = torch.full((rows, layers), Verdict.UNEXPLAINED, dtype=torch.int8)
     touched = torch.zeros(rows, dtype=torch.bool)  # rows whose input to this layer honestly differs
@@ -171,9 +169,7 @@ def compare_log_probs(
     )
 
 
-def wrong_greedy(
-    rows: Sequence[int], tokens: Sequence[int], expected: Expected, free: torch.Tensor
-) -> list[int]:
+def wrong_greedy(rows: Sequence[int], tokens: Sequence[int], expected: Expected, free: torch.Tensor) -> list[int]:
     """Rows whose greedy token is not the reference's, and not a toss-up either.
 
     A toss-up is a token less than TOLERANCE below the most likely one, in a row of `free` (bool `[T]`).

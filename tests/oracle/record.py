@@ -22,9 +22,7 @@ def ask(engine: Any, step: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # Engine.generate does not pass return_indexer_topk on (0.5.17), so the request is built here.
     request = GenerateReqInput(
         input_ids=[item["tokens"] for item in step],
-        sampling_params=[
-            {"temperature": 0, "max_new_tokens": item["new_tokens"], "ignore_eos": True} for item in step
-        ],
+        sampling_params=[{"temperature": 0, "max_new_tokens": item["new_tokens"], "ignore_eos": True} for item in step],
         return_logprob=[True] * len(step),
         logprob_start_len=[item["logprob_start"] for item in step],
         return_indexer_topk=True,

@@ -82,9 +82,7 @@ class Reference:
         scores: list[torch.Tensor | None] = [None] * layers
         for layer, mode in seen.items():
             if len(mode.calls) != 1:
-                raise RuntimeError(
-                    f"the indexer of layer {layer} made {len(mode.calls)} top-k calls, not one"
-                )
+                raise RuntimeError(f"the indexer of layer {layer} made {len(mode.calls)} top-k calls, not one")
             ((raw, chosen),) = mode.calls
             scores[layer] = raw.float().masked_fill(after, float("-inf"))
             # The top-k of an early row runs over into masked keys; they sort last, so -1 stays at the end.

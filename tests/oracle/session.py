@@ -145,9 +145,7 @@ def run(configuration: Configuration, folder: Path) -> Session:
     job, answers = folder / "job.json", folder / "answers.json"
     asked = steps()
     job.write_text(json.dumps({"engine": engine, "steps": asked}))
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("SGL_INDEXCACHE_")
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SGL_INDEXCACHE_")}
     environment["SGLANG_USE_CPU_ENGINE"] = "1"
     if configuration.pattern is not None:
         environment["SGL_INDEXCACHE_PATTERN"] = configuration.pattern

@@ -154,9 +154,7 @@ def test_a_shared_layer_must_repeat_its_producer_even_downstream(expected: Expec
         (30, 0, -2),
     ],
 )
-def test_a_malformed_selection_is_never_excused(
-    expected: Expected, row: int, column: int, value: int
-) -> None:
+def test_a_malformed_selection_is_never_excused(expected: Expected, row: int, column: int, value: int) -> None:
     engine = expected.selections.clone()
     expected = swap(expected, engine, 1 + K, 0, gap=0.0)
     engine[row, 3, column] = value

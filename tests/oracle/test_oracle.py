@@ -54,9 +54,7 @@ def agree(session: Session, name: str) -> None:
     answer, expected = session.answers[name], session.expected(name)
     verdicts = classify(answer.selections, expected)
     unexplained = (verdicts == Verdict.UNEXPLAINED).nonzero().tolist()
-    assert not unexplained, (
-        f"{name}: wrong selections at [row, layer] {unexplained[:20]} ({len(unexplained)})"
-    )
+    assert not unexplained, f"{name}: wrong selections at [row, layer] {unexplained[:20]} ({len(unexplained)})"
     free = affected(verdicts)
     found = compare_log_probs(answer.rows, answer.targets, answer.log_probs, expected, free)
     assert not found.unexplained, f"{name}: log-probabilities differ by up to {found.worst:.1e} in {found}"

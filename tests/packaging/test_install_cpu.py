@@ -45,9 +45,7 @@ def test_noise_is_left_out(installer: ModuleType) -> None:
     assert len(installer.last_lines(many).splitlines()) == installer.LAST_LINES
 
 
-def test_looks_for_versions_and_files(
-    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_looks_for_versions_and_files(installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sample.py").touch()
     info = tmp_path / "sample-1.0.dist-info"
     info.mkdir()

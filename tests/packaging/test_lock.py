@@ -33,9 +33,7 @@ def unmet(requirements: list[str], locked: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("part", ["dependencies", "cpu", "dev"])
 def test_meets_our_requirements(root: Path, locked: dict[str, str], part: str) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    requirements = (
-        project["dependencies"] if part == "dependencies" else project["optional-dependencies"][part]
-    )
+    requirements = project["dependencies"] if part == "dependencies" else project["optional-dependencies"][part]
     assert unmet(requirements, locked) == []
     assert {canonicalize_name(Requirement(line).name) for line in requirements} <= set(locked)
 

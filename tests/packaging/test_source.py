@@ -24,9 +24,7 @@ def findings(source: str) -> list[str]:
                 found += [alias.name for alias in names if alias.name.partition(".")[0] in PICKLERS]
             case ast.ImportFrom(module=str(module), names=names, level=0):
                 found += [module] if module.partition(".")[0] in PICKLERS else []
-                found += [
-                    f"torch.{alias.name}" for alias in names if (module, alias.name) == ("torch", "load")
-                ]
+                found += [f"torch.{alias.name}" for alias in names if (module, alias.name) == ("torch", "load")]
             case ast.Attribute(attr=name) if name in ATTRIBUTES:
                 found.append(name)
             case ast.Attribute(value=ast.Name(id="torch"), attr="load"):

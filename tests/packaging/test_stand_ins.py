@@ -101,9 +101,7 @@ def test_the_line_breaks_no_start(tmp_path: Path, package: str | None) -> None:
         (tmp_path / "sgl_indexcache").mkdir()
         (tmp_path / "sgl_indexcache" / "__init__.py").write_text(package)
     program = f"import site; site.addsitedir({str(tmp_path)!r}); print('started')"
-    result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "started\n", "")
 
 
@@ -114,9 +112,7 @@ def test_the_line_imports_nothing_else(root: Path, tmp_path: Path) -> None:
         f"import site, sys; sys.path.append({str(root)!r}); before = set(sys.modules)\n"
         f"site.addsitedir({str(tmp_path)!r}); print(*sorted(set(sys.modules) - before))"
     )
-    result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["sgl_indexcache", "sgl_indexcache.stand_ins"]
 
 

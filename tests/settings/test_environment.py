@@ -68,8 +68,7 @@ def test_environment_goes_over_the_file(tmp_path: Path) -> None:
         (
             "SGL_INDEXCACHE_ENABLE",
             "1",
-            "the environment variable SGL_INDEXCACHE_ENABLE is no setting: "
-            "did you mean SGL_INDEXCACHE_ENABLED?",
+            "the environment variable SGL_INDEXCACHE_ENABLE is no setting: did you mean SGL_INDEXCACHE_ENABLED?",
         ),
         (
             "SGL_INDEXCACHE_KERNELS_SCRATCH_MIB",
@@ -87,8 +86,7 @@ def test_environment_goes_over_the_file(tmp_path: Path) -> None:
         (
             "SGL_INDEXCACHE_KERNELS__SCRATCH_MIB",
             "64MiB",
-            "the environment variable SGL_INDEXCACHE_KERNELS__SCRATCH_MIB='64MiB': "
-            "Input should be a valid integer",
+            "the environment variable SGL_INDEXCACHE_KERNELS__SCRATCH_MIB='64MiB': Input should be a valid integer",
         ),
         (
             "SGL_INDEXCACHE_KERNELS__SCRATCH_MIB",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sgl_indexcache.sglang_port import cpu_allocator, registry, version
-from sgl_indexcache.sglang_port.base import Hook, SeamBroken, SeamError
+from sgl_indexcache.sglang_port.base import BrokenSeamError, Hook, SeamError
 
 SEAMS = registry.seams_for("cpu")
 HOOKS = [(seam.name, hook) for seam in SEAMS for hook in seam.hooks]
@@ -45,7 +45,7 @@ def test_a_target_that_is_gone(seam: str, hook: Hook, monkeypatch: pytest.Monkey
     owner, name = hook.target.rsplit(".", 1)
     monkeypatch.delattr(pkgutil.resolve_name(owner), name)
     # A method may still be found on a base class: then it is there, and is not ours.
-    with pytest.raises(SeamBroken, match="does not exist|does not run the hook"):
+    with pytest.raises(BrokenSeamError, match=r"does not exist|does not run the hook"):
         hook.prove()
 
 
@@ -65,7 +65,7 @@ def test_another_signature_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     hooked = Hook("tests.sglang_port.test_seams.probe_target", "around", target, parameters=("device",))
     monkeypatch.setitem(globals(), "probe_target", target)
-    with pytest.raises(SeamBroken, match=r"takes \(backend, device\), expected \(device\)"):
+    with pytest.raises(BrokenSeamError, match=r"takes \(backend, device\), expected \(device\)"):
         hooked.prove()
 
 
@@ -92,7 +92,10 @@ def test_an_installation_that_fails_is_remembered_and_named(monkeypatch: pytest.
     [
         ("sglang.srt.layers.attention.attention_registry.ATTENTION_BACKENDS", {}),
         ("sglang.srt.server_args.ATTENTION_BACKEND_CHOICES", []),
-        ("sglang.srt.models.deepseek_common.attention_backend_handler.AttentionBackendRegistry._handlers", {}),
+        (
+            "sglang.srt.models.deepseek_common.attention_backend_handler.AttentionBackendRegistry._handlers",
+            {},
+        ),
         ("sglang.srt.mem_cache.kv_cache_configurator.DSATokenToKVPool", object),
         ("sglang.srt.utils.support_triton", lambda backend: True),
         ("torch.cuda.get_device_capability", lambda device=None: (9, 0)),

@@ -13,9 +13,7 @@ Causality, initial and local tokens are the caller's: this op scores every key i
 import torch
 
 
-def score(
-    q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, scratch: torch.Tensor | None = None
-) -> torch.Tensor:
+def score(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
     """Scores `[T, S]` of queries `q [T, H, D]` against keys `k [S, D]` with head gates `w [T, H]`.
 
     Products are accumulated in float32 (float64 for float64 inputs) whatever the input dtypes. They need

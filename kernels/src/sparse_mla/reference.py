@@ -1,20 +1,18 @@
 """Absorbed MLA of each query over the keys of its selection (DeepSeek-V2 report, section 2.1; V3.2 DSA).
 
-    A[t, h, j] = softmax_j( scale * q[t, h] . kv[slots[t, j]] )      over j with slots[t, j] >= 0
-    out[t, h]  = sum_j  A[t, h, j] * kv[slots[t, j], :V]
+A[t, h, j] = softmax_j( scale * q[t, h] . kv[slots[t, j]] )      over j with slots[t, j] >= 0
+out[t, h]  = sum_j  A[t, h, j] * kv[slots[t, j], :V]
 
-    q      [T, H, D]     absorbed queries: latent part, then rope part
-    kv     [slots, D]    latent cache, one row a token: the first V columns are also the value
-    slots  [T, K]        int, cache rows of the selection, -1 padded anywhere
-    out    [T, H, V]     in q's dtype; float32 (float64 for float64) inside; rows without a key are zero
+q      [T, H, D]     absorbed queries: latent part, then rope part
+kv     [slots, D]    latent cache, one row a token: the first V columns are also the value
+slots  [T, K]        int, cache rows of the selection, -1 padded anywhere
+out    [T, H, V]     in q's dtype; float32 (float64 for float64) inside; rows without a key are zero
 """
 
 import torch
 
 
-def sparse_mla(
-    q: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor, value_dim: int, scale: float
-) -> torch.Tensor:
+def sparse_mla(q: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor, value_dim: int, scale: float) -> torch.Tensor:
     """Attention output `[T, H, value_dim]` of `q [T, H, D]` over `kv[slots]`, `slots [T, K]`, -1 = no key.
 
     Gathers the selected keys (`T * K * D` elements of scratch): callers bound it by slicing T.
