@@ -116,9 +116,10 @@ def _launch(argv: list[str], *, enabled: bool) -> None:
     try:
         run_server(server_args)
     except RuntimeError as error:
-        if "died during initialization" not in str(error) and "Initialization failed" not in str(error):
+        if "died during initialization (exit code: 2)" not in str(error):
             raise
-        raise ServeError("the server stopped during start-up; the reason stands above") from error
+        # The scheduler that ended so has said why, in one sentence.
+        raise typer.Exit(2) from None
     finally:
         sys.stdout.flush()
         kill_process_tree(os.getpid(), include_parent=False)

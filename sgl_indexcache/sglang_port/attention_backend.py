@@ -4,13 +4,13 @@ The factory runs in every scheduler process after the model is loaded and before
 (model_runner_components/attention_backend_setup.py). It fails closed: no backend, no server.
 """
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
+from sgl_indexcache.sglang_port.self_check import stop
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
@@ -56,9 +56,7 @@ def create(model_runner: "ModelRunner") -> Any:
     try:
         return _create(model_runner)
     except UserError as error:
-        # SGLang would wrap any Exception in a page of traceback; SystemExit passes through it.
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        stop(error)
 
 
 def _create(model_runner: "ModelRunner") -> Any:

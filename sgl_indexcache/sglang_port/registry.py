@@ -14,7 +14,9 @@ from sgl_indexcache.sglang_port import (
     cpu_pool,
     cpu_rope,
     internal_state,
+    self_check,
     server_args,
+    switch,
     version,
 )
 from sgl_indexcache.sglang_port.base import BrokenSeamError, Device, Seam, SeamError
@@ -23,6 +25,8 @@ SEAMS: tuple[Seam, ...] = (
     attention_backend.SEAM,
     server_args.SEAM,
     internal_state.SEAM,
+    self_check.SEAM,
+    switch.SEAM,
     cpu_device.SEAM,
     cpu_defaults.SEAM,
     cpu_pool.SEAM,

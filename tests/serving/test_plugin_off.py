@@ -1,0 +1,99 @@
+"""Switched off or left out, the plugin leaves SGLang untouched; installed but not used, it changes no answer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNTOUCHED = """
+import torch
+before = torch.cuda.get_device_capability
+from sglang.srt.plugins import load_plugins
+from sglang.srt.plugins.hook_registry import HookRegistry
+load_plugins()
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES
+assert torch.cuda.get_device_capability is before
+assert not HookRegistry._hooks and not HookRegistry._patched, HookRegistry._patched
+assert "indexcache" not in ATTENTION_BACKENDS and "indexcache" not in ATTENTION_BACKEND_CHOICES
+print("untouched")
+"""
+
+LLAMA = """
+import json, sys
+import sglang
+
+if __name__ == "__main__":
+    engine = sglang.Engine(
+        model_path=sys.argv[1], device="cpu", attention_backend="torch_native", dtype="float32", page_size=1,
+        skip_tokenizer_init=True, mem_fraction_static=0.3, max_total_tokens=4096, random_seed=0,
+        log_level="error", grammar_backend="none",
+    )
+    answer = engine.generate(
+        input_ids=[list(range(200)), list(range(90, 190))],
+        sampling_params={"max_new_tokens": 8, "temperature": 0, "ignore_eos": True},
+        return_logprob=True, logprob_start_len=0,
+    )
+    keep = ("input_token_logprobs", "output_token_logprobs")
+    print(json.dumps([[one["output_ids"], [one["meta_info"][name] for name in keep]] for one in answer]))
+    engine.shutdown()
+"""
+
+
+def run(code: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", **environment},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"SGL_INDEXCACHE_ENABLED": "false"}, {"SGLANG_PLUGINS": "another"}],
+    ids=["enabled-false", "not-in-SGLANG_PLUGINS"],
+)
+def test_sglang_is_untouched(environment: dict[str, str]) -> None:
+    assert run(UNTOUCHED, **environment) == "untouched"
+
+
+def test_activate_is_idempotent_and_touches_no_cuda() -> None:
+    code = """
+import torch
+import sgl_indexcache.plugin as plugin
+from sglang.srt.plugins.hook_registry import HookRegistry
+plugin.activate()
+once = {target: len(hooks) for target, hooks in HookRegistry._hooks.items()}
+plugin.activate()
+assert once and once == {target: len(hooks) for target, hooks in HookRegistry._hooks.items()}
+assert not torch.cuda.is_initialized()
+print("same")
+"""
+    assert run(code) == "same"
+
+
+@pytest.mark.engine
+def test_another_model_is_served_the_same_with_the_plugin_installed(llama: Path, tmp_path: Path) -> None:
+    script = tmp_path / "serve_llama.py"
+    script.write_text(LLAMA)
+    answers = []
+    for environment in ({"SGLANG_PLUGINS": "another"}, {}):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), str(llama)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+            env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", **environment},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        answers.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    assert answers[0] == answers[1]
