@@ -27,6 +27,7 @@ SCHEMA = 1
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder; a small random one is made by default")
+    parser.add_argument("--kernel-dims", action="store_true", help="a random model with DeepSeek-V3.2's MLA widths")
     parser.add_argument("--rival", help="attention backend of another installed plugin")
     parser.add_argument("--tokens", type=int, default=2048, help="prompt length in tokens")
     parser.add_argument("--repeats", type=int, default=5, help="timed prefills an engine")
@@ -132,10 +133,10 @@ def sweep() -> dict[str, Any]:
     for products in (1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 22, 1 << 24):
         for columns in (512, 1024, 2048):
             exact.TILE_PRODUCTS, exact.KEYS_PER_TILE = products, columns
-            ms = _median_ms(lambda: selector(q, gates, keys, table, rows))
+            ms = _median_ms(lambda: selector(lambda part: (q[part], gates[part]), keys, table, rows))
             results["score_select"][f"{products}x{columns}"] = ms
             print(f"score+select, {products} products, {columns} keys a tile: {ms:.1f} ms")
-    picks = selector(q, gates, keys, table, rows)
+    picks = selector(lambda part: (q[part], gates[part]), keys, table, rows)
     query, kv = torch.randn(tokens, 4, 96), torch.randn(tokens, 96)
     for elements in (1 << 16, 1 << 18, 1 << 19, 1 << 20, 1 << 22, 1 << 24):
         gather.TILE_ELEMENTS = elements
@@ -173,8 +174,10 @@ def main() -> None:
     options = arguments()
     if options.model is None:
         from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
+        from sgl_indexcache.nano.spec import KERNEL, TINY
 
-        options.model = write_random_model(Path(".cache/bench/random-v32"), RandomModelSpec())
+        name, dims = ("kernel", KERNEL) if options.kernel_dims else ("tiny", TINY)
+        options.model = write_random_model(Path(".cache/bench") / f"random-{name}", RandomModelSpec(mla=dims))
     if options.engine:
         print(json.dumps(prefill_times(options, options.engine)))
         return

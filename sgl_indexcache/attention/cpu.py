@@ -11,7 +11,7 @@ from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.exact import Selector
-from sgl_indexcache.indexer.project import project
+from sgl_indexcache.indexer.project import project_key, project_query
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.telemetry.work import IndexerWork
 
@@ -68,13 +68,17 @@ class IndexCacheCpuBackend(AttentionBackend):
 
         Arguments as SGLang's `Indexer.forward`: x `[T, hidden]`, q_lora `[T, q_lora_rank]`, positions `[T]`.
         """
-        q, key, gates = project(indexer, x, q_lora, positions)
+        key = project_key(indexer, x, positions)
         self.pool.set_index_k(layer_id, forward_batch.out_cache_loc, key)
         if not return_indices:
             return None
         selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
         self.work.full(len(self.rows.length), self.keys_seen)
-        return selector(q, gates, self.pool.index_k(layer_id), self.slot_table, self.rows)
+
+        def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            return project_query(indexer, x[part], q_lora[part], positions[part])
+
+        return selector(queries, self.pool.index_k(layer_id), self.slot_table, self.rows)
 
     def forward_extend(
         self,

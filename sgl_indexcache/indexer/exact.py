@@ -1,5 +1,6 @@
 """Exact scoring: every key up to a row's position is scored, the k best are selected."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,15 @@ from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
 
+Queries = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
+"""Index queries `[R, H, D]` and head gates `[R, H]` of a slice of R rows. Computed when they are needed: for all
+rows of a long prefill they would be the largest tensor of the forward."""
+
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
 # are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
 # --sweep (docs/results/cpu-prefill.md).
 TILE_PRODUCTS = 1 << 19
-KEYS_PER_TILE = 1024
+KEYS_PER_TILE = 256
 # Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
 # the columns that only later rows see.
 ROWS_PER_SLICE = 256
@@ -32,18 +37,17 @@ class Selector:
 
     def __call__(
         self,
-        q: torch.Tensor,
-        gates: torch.Tensor,
+        queries: Queries,
         keys: torch.Tensor,
         slot_table: torch.Tensor,
         rows: Rows,
     ) -> torch.Tensor:
         """Selection int32 `[T, topk]` of a forward's rows, request-relative, ascending, -1 padded.
 
-        q [T, H, D] and gates [T, H] as from `project`; keys [slots, D] the layer's index-key cache;
-        slot_table [requests, positions] maps positions to cache slots.
+        keys [slots, D] is the layer's index-key cache, which holds this forward's keys already; slot_table
+        [requests, positions] maps positions to cache slots.
         """
-        out = torch.full((q.shape[0], self.topk), -1, dtype=torch.int32, device=q.device)
+        out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32)
         for span in rows.spans:
             # Rows that see at most topk keys select all of them: nothing to score.
             start = max(0, min(span.rows, self.topk - (span.length - span.rows)))
@@ -59,7 +63,7 @@ class Selector:
             for begin in range(first + start, last, step):
                 end = min(last, begin + step)
                 lengths = rows.length[begin:end]
-                scores = self._scores(q[begin:end], gates[begin:end], past, lengths)
+                scores = self._scores(*queries(slice(begin, end)), past, lengths)
                 out[begin:end] = select(scores, lengths, self.topk)
         return out
 

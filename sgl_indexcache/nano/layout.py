@@ -93,6 +93,4 @@ def shapes_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{at}.mlp.gate.e_score_correction_bias", (config["n_routed_experts"],)
         for expert in range(config["n_routed_experts"]):
             yield from mlp(f"{at}.mlp.experts.{expert}", config["moe_intermediate_size"])
-        yield from mlp(
-            f"{at}.mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"]
-        )
+        yield from mlp(f"{at}.mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"])

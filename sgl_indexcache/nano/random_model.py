@@ -109,9 +109,7 @@ def _holds(folder: Path, spec: RandomModelSpec) -> bool:
     except (OSError, ValueError):
         raise RandomModelError(f"{folder} exists and is not a random model: choose another folder") from None
     if found != _stamp(spec):
-        raise RandomModelError(
-            f"{folder} holds a random model of another spec: remove it or choose another folder"
-        )
+        raise RandomModelError(f"{folder} holds a random model of another spec: remove it or choose another folder")
     return True
 
 
@@ -123,9 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--moe", action="store_true", help="experts from layer 1 on")
     parser.add_argument("--pattern", help="F/S letters, one a layer")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument(
-        "--mla", choices=("tiny", "kernel"), default="tiny", help="kernel: widths GPU kernels take"
-    )
+    parser.add_argument("--mla", choices=("tiny", "kernel"), default="tiny", help="kernel: widths GPU kernels take")
     for field in (
         "layers",
         "index-topk",

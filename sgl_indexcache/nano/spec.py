@@ -75,9 +75,7 @@ class RandomModelSpec:
 
     def __post_init__(self) -> None:
         if self.architecture not in CLASSES:
-            raise RandomModelError(
-                f"architecture {self.architecture!r} is unknown: use one of {', '.join(CLASSES)}"
-            )
+            raise RandomModelError(f"architecture {self.architecture!r} is unknown: use one of {', '.join(CLASSES)}")
         if self.dtype not in DTYPES:
             raise RandomModelError(f"dtype {self.dtype!r} is unknown: use one of {', '.join(DTYPES)}")
         sizes = {
@@ -97,8 +95,6 @@ class RandomModelSpec:
                 raise RandomModelError(f"{name} is {value}: it must be at least 1")
         rope, index = self.mla.qk_rope_head_dim, self.index_head_dim
         if rope % 2 or rope > index:
-            raise RandomModelError(
-                f"qk_rope_head_dim is {rope}: it must be even and at most index_head_dim ({index})"
-            )
+            raise RandomModelError(f"qk_rope_head_dim is {rope}: it must be even and at most index_head_dim ({index})")
         if self.pattern is not None:
             Pattern.parse(self.pattern, layers=self.layers)

@@ -1,10 +1,12 @@
 """The selector over whole forwards, against scoring and sorting row by row."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from sgl_indexcache.indexer import exact
-from sgl_indexcache.indexer.exact import Selector
+from sgl_indexcache.indexer.exact import Queries, Selector
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
@@ -12,21 +14,25 @@ from sgl_indexcache.kernels.select import select
 HEADS, DIM, SLOTS = 4, 16, 400
 
 
-def forward(lengths: list[int], new: list[int], padding: int = 0) -> tuple[torch.Tensor, ...]:
+def forward(lengths: list[int], new: list[int], padding: int = 0) -> tuple[Any, ...]:
     """Random queries, gates, keys, a scattered slot table, and the rows of a forward."""
     torch.manual_seed(sum(lengths))
     total = sum(new) + padding
     table = torch.stack([torch.randperm(SLOTS)[: max(lengths)] for _ in lengths]).to(torch.int32)
     rows = Rows.of(range(len(lengths)), lengths, new, total)
-    return torch.randn(total, HEADS, DIM), torch.randn(total, HEADS), torch.randn(SLOTS, DIM), table, rows
+    q, gates = torch.randn(total, HEADS, DIM), torch.randn(total, HEADS)
+    return lambda part: (q[part], gates[part]), torch.randn(SLOTS, DIM), table, rows
 
 
-def row_by_row(selector: Selector, q, gates, keys, table, rows) -> torch.Tensor:
-    out = torch.full((q.shape[0], selector.topk), -1, dtype=torch.int32)
+def row_by_row(
+    selector: Selector, queries: Queries, keys: torch.Tensor, table: torch.Tensor, rows: Rows
+) -> torch.Tensor:
+    out = torch.full((rows.length.shape[0], selector.topk), -1, dtype=torch.int32)
     for row, (request, length) in enumerate(zip(rows.request.tolist(), rows.length.tolist(), strict=True)):
         if length == 0:
             continue
-        scores = score(q[row : row + 1], keys[table[request, :length].long()], gates[row : row + 1])
+        q, gates = queries(slice(row, row + 1))
+        scores = score(q, keys[table[request, :length].long()], gates)
         scores[:, : selector.initial] = float("inf")
         if selector.local:
             scores[:, max(0, length - selector.local) :] = float("inf")
@@ -59,7 +65,7 @@ def test_initial_and_local_tokens_are_always_selected(initial: int, local: int) 
     case = forward([100, 40], [100, 3])
     picks = selector(*case)
     assert torch.equal(picks, row_by_row(selector, *case))
-    for row, length in zip(picks, case[4].length.tolist(), strict=True):
+    for row, length in zip(picks, case[3].length.tolist(), strict=True):
         forced = set(range(min(initial, length))) | set(range(max(0, length - local), length))
         assert forced <= set(row.tolist())
 

@@ -84,9 +84,7 @@ def test_both_dtypes_hold_the_same_model(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     wide = load_file(write_random_model(tmp_path / "a", SMALL) / "model.safetensors")
-    slim = load_file(
-        write_random_model(tmp_path / "b", replace(SMALL, dtype="bfloat16")) / "model.safetensors"
-    )
+    slim = load_file(write_random_model(tmp_path / "b", replace(SMALL, dtype="bfloat16")) / "model.safetensors")
     assert wide.keys() == slim.keys()
     assert all((wide[name] == slim[name].float()).all() for name in wide)
 
@@ -96,9 +94,7 @@ def test_both_dtypes_hold_the_same_model(tmp_path: Path) -> None:
     ("architecture", "pattern"),
     [("deepseek_v32", None), ("glm_moe_dsa", None), ("glm_moe_dsa", "FSF")],
 )
-def test_transformers_loads_every_tensor(
-    tmp_path: Path, architecture: str, pattern: str | None, moe: bool
-) -> None:
+def test_transformers_loads_every_tensor(tmp_path: Path, architecture: str, pattern: str | None, moe: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -111,9 +107,7 @@ def test_transformers_loads_every_tensor(
     assert not info["mismatched_keys"]
     # A Shared layer has no indexer in transformers; the checkpoint carries one for every layer.
     shared = tuple(
-        f"model.layers.{layer}.self_attn.indexer."
-        for layer, letter in enumerate(pattern or "")
-        if letter == "S"
+        f"model.layers.{layer}.self_attn.indexer." for layer, letter in enumerate(pattern or "") if letter == "S"
     )
     assert all(key.startswith(shared) for key in info["unexpected_keys"])
     with torch.no_grad():
@@ -175,8 +169,6 @@ def test_a_token_is_a_byte(words, text: str) -> None:  # type: ignore[no-untyped
 
 def test_special_tokens_and_chat(words) -> None:  # type: ignore[no-untyped-def]
     assert (words.bos_token_id, words.eos_token_id, words.pad_token_id, len(words)) == (256, 257, 258, 259)
-    turn = words.apply_chat_template(
-        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
-    )
+    turn = words.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
     assert turn == "<s>user\nhi</s><s>assistant\n"
     assert words.encode(turn, add_special_tokens=False)[0] == 256

@@ -24,7 +24,9 @@ def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
     if rows == 0 or take == 0:
         return out
     columns = torch.arange(width, device=scores.device)
-    scores.masked_fill_(columns >= lengths.unsqueeze(1), float("-inf"))
+    # Columns that every row may see need no mask: in a prefill that is all but the last few.
+    seen_by_all = int(lengths.min())
+    scores[:, seen_by_all:].masked_fill_(columns[seen_by_all:] >= lengths.unsqueeze(1), float("-inf"))
     best, chosen = scores.topk(min(take + 1, width), dim=1)
     if width > k:
         # topk breaks ties arbitrarily; it matters only where the k-th and the next score are equal.
