@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`sgl-indexcache serve` in a process group of its own; use as a context manager.
+    """`sgl-indexcache serve` in a process group of its own; a context manager, or start() and stop().
 
     arguments   what follows `serve`; host and port are added
     log         file that takes the server's output
@@ -53,10 +53,15 @@ class Server:
         self._command += ["--host", "127.0.0.1", "--port", str(self.port)]
         self._environment = {**os.environ, **(environment or {})}
         self._timeout = timeout
-        self._waiting = waiting
+        self.waiting = waiting
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the process and wait until it is healthy; on any failure nothing is left running."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -72,7 +77,6 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,7 +95,7 @@ class Server:
                         return
             except (urllib.error.URLError, OSError):
                 pass  # not listening yet
-            self._waiting(passed)
+            self.waiting(passed)
             time.sleep(0.5)
         raise LaunchError(f"the server was not healthy after {self._timeout:.0f} s; see {self.log}")
 

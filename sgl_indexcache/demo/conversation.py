@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sgl_indexcache.nano.tokenizer import EOS_ID
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -18,16 +20,16 @@ class Turn:
     ttft: float
     """seconds from the request to the first streamed token"""
     tpot: float
-    """seconds per token after the first"""
+    """seconds per token after the first; NaN for an answer of one token"""
     text: str
 
 
 def stream(url: str, token_ids: list[int], new_tokens: int) -> Iterator[dict[str, Any]]:
-    """The events of a streamed greedy generation of exactly `new_tokens` tokens."""
+    """The events of a streamed greedy generation of at most `new_tokens` tokens."""
     body = {
         "input_ids": token_ids,
         "stream": True,
-        "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
+        "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "stop_token_ids": [EOS_ID]},
     }
     request = urllib.request.Request(url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as answer:
@@ -56,24 +58,22 @@ class Conversation:
         self.add("user", content)
         prompt = self._history + self._encode("<s>assistant\n")
         begin = time.perf_counter()
-        first = last = begin
-        shown = 0
+        arrivals: list[float] = []
         event: dict[str, Any] = {}
+        shown = 0
         for event in stream(self._url, prompt, self._new_tokens):
-            last = time.perf_counter()
-            if first == begin:
-                first = last
+            arrivals.append(time.perf_counter())
             show(event["text"][shown:])
             shown = len(event["text"])
-        meta = event["meta_info"]
-        self._history = prompt + list(event["output_ids"]) + self._encode("</s>")
-        after_first = max(1, meta["completion_tokens"] - 1)
+        meta, answer = event["meta_info"], list(event["output_ids"])
+        self._history = prompt + answer + ([] if answer[-1:] == [EOS_ID] else [EOS_ID])
+        after_first = meta["completion_tokens"] - 1
         return Turn(
-            meta["prompt_tokens"],
-            meta["cached_tokens"],
-            first - begin,
-            (last - first) / after_first,
-            event["text"],
+            prompt_tokens=meta["prompt_tokens"],
+            cached_tokens=meta["cached_tokens"],
+            ttft=arrivals[0] - begin,
+            tpot=(arrivals[-1] - arrivals[0]) / after_first if after_first else float("nan"),
+            text=event["text"],
         )
 
     def _encode(self, text: str) -> list[int]:

@@ -5,6 +5,7 @@ pattern. A switch needs an idle scheduler without captured graphs, and empties t
 store no index keys, so KV computed under one pattern is no prefix for another.
 """
 
+import inspect
 import logging
 from typing import Any
 
@@ -12,7 +13,7 @@ from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.search import wire
 from sgl_indexcache.sglang_port import runtime
-from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam, BrokenSeamError
+from sgl_indexcache.sglang_port.base import BOTH, BrokenSeamError, Hook, Seam
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
         )
     if not scheduler.is_fully_idle():
         raise SwitchRefusedError("requests are running or waiting; try again when the server is idle")
-    if not scheduler.flush_cache():
+    # Handing free device memory back would take most of a switch's time, and the next forward wants it again.
+    if not scheduler.flush_cache(empty_cache=False):
         raise SwitchRefusedError("the radix tree could not be emptied")
     set_carry(layers, pattern)
     if hasattr(backend, "shared_layers"):
@@ -83,9 +85,10 @@ def _probe() -> str:
     from sglang.srt.managers.io_struct import SetInternalStateReq
     from sglang.srt.managers.scheduler import Scheduler
 
-    for name in ("is_fully_idle", "flush_cache"):
-        if not callable(getattr(Scheduler, name, None)):
-            raise BrokenSeamError(f"Scheduler.{name} does not exist")
+    for name, parameter in (("is_fully_idle", "self"), ("flush_cache", "empty_cache")):
+        found = getattr(Scheduler, name, None)
+        if found is None or parameter not in inspect.signature(found).parameters:
+            raise BrokenSeamError(f"Scheduler.{name} does not exist, or not with the argument {parameter}")
     if SetInternalStateReq(server_args=wire.encode(Pattern("FS"))).server_args != wire.encode(Pattern("FS")):
         raise BrokenSeamError("SetInternalStateReq does not carry the payload")
     return "switch patterns at run time when idle and without graphs"

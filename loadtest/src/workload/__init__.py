@@ -1,0 +1,1 @@
+"""What is to be sent: descriptions, presets, and the seeded generator of sessions."""

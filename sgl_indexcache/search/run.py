@@ -1,0 +1,160 @@
+"""One search from beginning to end, over any workers; cli/search.py brings them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from rich.console import Console
+
+from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.search import greedy
+from sgl_indexcache.search.errors import SearchError
+from sgl_indexcache.search.evaluate import Evaluator, Worker
+from sgl_indexcache.search.journal import Journal
+from sgl_indexcache.search.model import ModelFacts
+from sgl_indexcache.search.plot import loss_against_budget
+from sgl_indexcache.search.progress import Bar
+from sgl_indexcache.search.report import write_json, write_settings
+from sgl_indexcache.search.sequences import Sequences
+from sgl_indexcache.search.similarity import most_similar
+from sgl_indexcache.search.uniform import uniform
+
+SCHEMA = "sgl_indexcache.search/1"
+Scorer = Literal["loss", "similarity", "uniform"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to search for.
+
+    Attributes:
+        keep: Full layers to keep. scorer: what chooses the Shared ones.
+        blocks: search so many consecutive blocks one by one; None sweeps all layers in every step.
+    """
+
+    keep: int
+    scorer: Scorer = "loss"
+    blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scorer not in get_args(Scorer):
+            raise SearchError(f"scorer {self.scorer!r} is unknown: use {', '.join(get_args(Scorer))}")
+        if self.blocks is not None and self.scorer != "loss":
+            raise SearchError(f"blocks belong to the scorer loss: drop them for {self.scorer}")
+
+    def forwards(self, layers: int) -> int:
+        """Patterns to measure for a model of `layers` layers."""
+        if self.scorer == "loss":
+            return greedy.evaluations(layers, self.keep, self.blocks)
+        return 2 if self.scorer == "uniform" else 1 + layers - self.keep
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The pattern that was found, its loss and that of all Full, and every step."""
+
+    pattern: Pattern
+    loss: float
+    full_loss: float
+    steps: list[greedy.Step]
+
+    @property
+    def increase(self) -> float:
+        """Relative increase of the loss over all Full."""
+        return self.loss / self.full_loss - 1
+
+
+def search(
+    model: ModelFacts,
+    calibration: Sequences,
+    plan: Plan,
+    workers: Sequence[Worker],
+    out: Path,
+    *,
+    settings: dict[str, Any],
+    console: Console,
+    similarity: Callable[[], np.ndarray] | None = None,
+) -> Outcome:
+    """Find a pattern and write search.json, loss.png and indexcache.yaml into `out`.
+
+    Resumes from out/journal.jsonl, which several plans may share: an evaluation belongs to model, calibration
+    and engine settings, not to the plan that asked for it.
+
+    Args:
+        settings: the engines' settings, see Engine.facts.
+        similarity: float `[L, L]` from captured selections; needed by the scorer of that name.
+    """
+    header = {"model": model.fingerprint, "calibration": calibration.fingerprint, "settings": settings}
+    total = plan.forwards(model.layers)
+    with Journal(out / "journal.jsonl", header) as journal:
+        if known := len(journal):
+            console.print(f"{known} evaluations are taken from the journal.")
+        with Bar(console, "patterns", total, len(workers)) as bar:
+            evaluator = Evaluator(workers, journal, bar.told)
+            steps, extra = _steps(model.layers, plan, evaluator, journal, similarity)
+    best = steps[-1]
+    outcome = Outcome(best.pattern, best.loss, steps[0].loss, steps)
+    write_json(
+        out / "search.json",
+        SCHEMA,
+        {
+            "settings": {
+                "scorer": plan.scorer,
+                "keep": plan.keep,
+                "blocks": plan.blocks,
+                "engine": settings,
+                "engines": len(workers),
+            },
+            "model": model.described(),
+            "calibration": calibration.described(),
+            "pattern": str(best.pattern),
+            "loss": best.loss,
+            "full_loss": steps[0].loss,
+            "increase": outcome.increase,
+            "budgets": {str(step.full): {"pattern": str(step.pattern), "loss": step.loss} for step in steps},
+            "steps": [step.described() for step in steps],
+            **extra,
+            "evaluations": {
+                "asked": total,
+                "measured_now": evaluator.measured,
+                "seconds_measuring": round(evaluator.seconds, 1),
+            },
+        },
+    )
+    title = f"{model.name}: {plan.scorer}, {model.layers} layers, {calibration.tokens:,} calibration tokens"
+    loss_against_budget(out / "loss.png", steps, title)
+    write_settings(
+        out / "indexcache.yaml",
+        best.pattern,
+        f"{len(best.pattern.full_layers)} of {model.layers} layers Full, scorer {plan.scorer}; "
+        f"loss {outcome.increase:+.3%} on {calibration.name}",
+    )
+    return outcome
+
+
+def _steps(
+    layers: int,
+    plan: Plan,
+    evaluator: Evaluator,
+    journal: Journal,
+    similarity: Callable[[], np.ndarray] | None,
+) -> tuple[list[greedy.Step], dict[str, Any]]:
+    """The steps, and what else the report should hold."""
+    if plan.scorer == "loss":
+        if plan.blocks is None:
+            return greedy.greedy(layers, plan.keep, evaluator), {}
+        found = greedy.blockwise(layers, plan.keep, plan.blocks, evaluator)
+        return found.steps, {"blocks": [[step.described() for step in block] for block in found.blocks]}
+    if plan.scorer == "uniform":
+        patterns = [Pattern("F" * layers), uniform(layers, plan.keep)]
+        return [greedy.Step(pattern, evaluator([pattern])[0]) for pattern in patterns], {}
+    known = journal.get("similarity")
+    if known is None:
+        assert similarity is not None
+        known = {"matrix": similarity().tolist()}
+        journal.put("similarity", known)
+    chosen = most_similar(np.array(known["matrix"]), plan.keep)
+    steps = [greedy.Step(pattern, evaluator([pattern])[0]) for pattern in chosen]
+    return steps, {"similarity": known["matrix"]}
