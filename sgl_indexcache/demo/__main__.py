@@ -13,17 +13,17 @@ from rich.text import Text
 
 from sgl_indexcache import nano
 from sgl_indexcache.demo.conversation import Conversation, Turn
-from sgl_indexcache.demo.dialogue import Question, dialogue
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.launch import Server
+from sgl_indexcache.nano.dialogue import DialogueTurn, demo_dialogue
 from sgl_indexcache.pattern import Pattern, read_config
 from sgl_indexcache.pattern.draw import strip
 
 MODEL = Path(nano.__file__).parent / "checkpoint"
 LOGS = Path(".cache/demo")
 PATTERN_FREQ = 2
-TOOL_OUTPUT = 4_500
-"""characters, so tokens, of tool output that every turn shares"""
+TOOL_BYTES = 1_200
+"""bytes, so tokens, of a turn's tool output; the first turn's is twice as long"""
 NEW_TOKENS = 48
 SERVER_FLAGS = (
     "--dtype float32 --mem-fraction-static 0.3 --max-total-tokens 16384 --max-running-requests 4 "
@@ -40,7 +40,7 @@ class Run:
     work: dict[str, int]
 
 
-def converse(console: Console, name: str, pattern: Pattern, questions: list[Question]) -> Run:
+def converse(console: Console, name: str, pattern: Pattern, questions: list[DialogueTurn]) -> Run:
     """Serve the model with `pattern` and hold the conversation."""
     console.print(f"\n[bold]{name}[/bold]")
     console.print(strip(pattern))
@@ -55,10 +55,10 @@ def converse(console: Console, name: str, pattern: Pattern, questions: list[Ques
         talk = Conversation(server.url, MODEL, NEW_TOKENS)
         turns, found = [], []
         for question in questions:
-            for role, content in question.before:
-                talk.add(role, content)
-            console.print(f"  {question.ask} ", end="")
-            turn = talk.ask(question.ask, lambda piece: console.print(_answer(piece), end="", soft_wrap=True))
+            for message in question.messages:
+                talk.add(message["role"], message["content"])
+            console.print(f"  {question.question} ", end="")
+            turn = talk.ask(question.question, lambda piece: console.print(_answer(piece), end="", soft_wrap=True))
             turns.append(turn)
             found.append(question.value in turn.text)
             console.print("  [green]right[/green]" if found[-1] else f"  [red]wrong, it is {question.value}[/red]")
@@ -81,9 +81,9 @@ def main() -> int:
     pattern, full = Pattern.uniform(layers, PATTERN_FREQ), Pattern.parse("F" * layers)
     console.print(
         f"A {layers}-layer DSA model of 6 million parameters, byte-level, top-k 256, served by SGLang on the CPU.\n"
-        "Three facts are planted in a conversation; four turns ask for them over its growing prefix."
+        "Facts are planted in a conversation; four turns ask for them over its growing prefix."
     )
-    questions = dialogue(seed=7, length=TOOL_OUTPUT)
+    questions = demo_dialogue(seed=1, questions=4, tool_bytes=TOOL_BYTES)
     ours = converse(console, f"pattern 1 of {PATTERN_FREQ}", pattern, questions)
     theirs = converse(console, "every layer Full", full, questions)
     console.print()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from sgl_indexcache.nano.train import read_shard
 from sgl_indexcache.nano.phrases import phrases
 from sgl_indexcache.nano.tasks import Mix, make_batch
+from sgl_indexcache.nano.train import read_shard
 
 
 def main() -> None:

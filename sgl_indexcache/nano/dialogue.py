@@ -1,7 +1,7 @@
 """Conversations in the form the nano model was trained on: facts told early, tool outputs, questions later.
 
-    for turn in demo_dialogue(seed=0):
-        # append turn.messages, then ask turn.question as the user; the model should say turn.answer
+for turn in demo_dialogue(seed=0):
+    # append turn.messages, then ask turn.question as the user; the model should say turn.answer
 """
 
 import random

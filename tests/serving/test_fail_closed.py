@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+FLAGS = ["--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "4096", "--log-level", "error"]
 BREAKER = """
 import multiprocessing
 
@@ -37,8 +38,7 @@ def test_a_seam_that_is_missing_in_the_scheduler_only(model: Path, tmp_path: Pat
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breaker\nVersion: 0.0\n")
     (info / "entry_points.txt").write_text("[sglang.srt.plugins]\nbreaker = breaker:activate\n")
     done = subprocess.run(
-        [sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model), "--dtype", "float32"]
-        + ["--mem-fraction-static", "0.3", "--max-total-tokens", "4096", "--log-level", "error"],
+        [sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model), *FLAGS],
         capture_output=True,
         text=True,
         timeout=240,

@@ -1,5 +1,6 @@
 """`sgl-indexcache serve` as a user runs it: one bf16 server with a settings file, asked over HTTP."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ def test_a_conversation_reuses_its_prefix_and_the_work_saved_is_counted(server: 
     talk.add("system", "tools " * 60)
     turns = [talk.ask(question) for question in ("one?", "two?", "three?")]
     assert turns[0].cached_tokens == 0
-    for earlier, later in zip(turns, turns[1:], strict=False):
+    for earlier, later in itertools.pairwise(turns):
         # The next prompt holds the whole prompt before it; only its last, open page is computed again.
         assert earlier.prompt_tokens - 64 < later.cached_tokens < later.prompt_tokens
     work = {name: value - before[name] for name, value in server.indexcache_state()["work"].items()}
@@ -79,6 +80,6 @@ def test_stopping_leaves_no_process_behind(server: Server) -> None:
     family = psutil.Process(server._process.pid).children(recursive=True)
     assert family
     server.stop()
-    gone, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not os.path.exists(f"/proc/{server._process.pid}/task")
