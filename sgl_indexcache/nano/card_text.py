@@ -169,7 +169,8 @@ the second and third phase come with positions beyond those trained before.
 
 A fact (a key of six random characters, a value of five random digits) stands at one of ten depths in held-out text and
 is asked for at the very end. Right means: each of the five digits is the greedy choice. "Among 7 others": seven facts
-of the same wording with other keys stand in the text too.
+of the same wording with other keys stand in the text too. Facts stand at multiples of 128 bytes, so in short contexts
+several depths are the same place.
 
 - The wordings are the seven that training planted in half of its sequences. Keys and values are drawn anew, so no
   answer can be known by heart, but other wordings, other lengths of key, and reasoning over several facts are not

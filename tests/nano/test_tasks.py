@@ -48,7 +48,7 @@ def test_a_needles_answer_stands_in_the_context_once(distractors: int) -> None:
 def test_depth_is_where_the_fact_stands() -> None:
     batch = needle_batch(TEXT, 2000, torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3).long(), 0, phrases(CPU), seeded())
     places = [spoken(row).index("The code of") / 2000 for row in batch.tokens]
-    assert places == pytest.approx([0.0, 0.47, 0.87], abs=0.06)
+    assert places == pytest.approx([0.0, 0.4, 0.85], abs=0.05)
 
 
 def test_a_training_batch_asks_only_what_was_said() -> None:
