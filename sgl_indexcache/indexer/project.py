@@ -6,6 +6,15 @@ from typing import Any, Protocol
 import torch
 
 
+class Rotary(Protocol):
+    """What this room needs of SGLang's rotary embeddings (layers/rotary_embedding/base.py)."""
+
+    cos_sin_cache: torch.Tensor
+    """[positions, R]: cosines, then sines"""
+    is_neox_style: bool
+    """halves of the R columns are turned against each other, else neighbours"""
+
+
 class IndexerWeights(Protocol):
     """What this room needs of SGLang's `Indexer` module (layers/attention/dsa/dsa_indexer.py)."""
 
@@ -16,8 +25,22 @@ class IndexerWeights(Protocol):
     wq_b: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
     wk: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
     k_norm: Callable[[torch.Tensor], torch.Tensor]
-    rotary_emb: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    rotary_emb: Rotary
     weights_proj: Any
+
+
+def rotate_(x: torch.Tensor, rotary: Rotary, positions: torch.Tensor) -> None:
+    """Rotary embedding of `x [T, H, R]`, in place, at `positions` int64 `[T]`.
+
+    The arithmetic is that of SGLang's RotaryEmbedding.forward_native (layers/rotary_embedding/base.py) with a
+    third of its passes over memory: on a CPU that one took longer than the projection it follows.
+    """
+    cos, sin = rotary.cos_sin_cache.index_select(0, positions).to(x.dtype).unsqueeze(1).chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second = (x[..., :half], x[..., half:]) if rotary.is_neox_style else (x[..., ::2], x[..., 1::2])
+    turned = first * sin
+    first.mul_(cos).sub_(second * sin)
+    second.mul_(cos).add_(turned)
 
 
 def project_key(layer: IndexerWeights, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -26,11 +49,8 @@ def project_key(layer: IndexerWeights, x: torch.Tensor, positions: torch.Tensor)
     No Hadamard rotation and no fp8: both serve SGLang's CUDA kernels, and an orthogonal rotation of query and
     key leaves every score as it is.
     """
-    rope = layer.rope_head_dim
     key = layer.k_norm(layer.wk(x)[0])
-    turned = key[:, None, :rope].contiguous()
-    # The embedding turns a query and a key at a time and may do so in place; this one is given twice.
-    key[:, :rope] = layer.rotary_emb(positions, turned, turned.clone())[0].view(-1, rope)
+    rotate_(key[:, None, : layer.rope_head_dim], layer.rotary_emb, positions)
     return key
 
 
@@ -42,10 +62,7 @@ def project_query(
     q_lora [T, q_lora_rank], positions int64 [T]. Rotary embedding turns the first `rope_head_dim` columns. The
     gates hold H^-0.5 * D^-0.5.
     """
-    rope = layer.rope_head_dim
     q = layer.wq_b(q_lora)[0].view(-1, layer.n_heads, layer.head_dim)
-    turned = q[..., :rope].contiguous()
-    # In place: the queries are the largest activation of the layer.
-    q[..., :rope] = layer.rotary_emb(positions, turned, turned[:, :1].clone())[0].view(-1, layer.n_heads, rope)
+    rotate_(q[..., : layer.rope_head_dim], layer.rotary_emb, positions)
     gates = torch.nn.functional.linear(x.float(), layer.weights_proj.weight.float())
     return q, gates * (layer.n_heads**-0.5 * layer.softmax_scale)
