@@ -68,7 +68,7 @@ def test_a_lower_bound_is_below_the_share() -> None:
 
 def test_raw_files_name_no_absolute_path() -> None:
     for path in (RESULTS / "raw" / "nano").iterdir():
-        assert not any(f'"{root}' in path.read_text() for root in ("/home", "/root", "/tmp", "/work"))
+        assert '"/' not in path.read_text()
 
 
 def test_wrapping_leaves_tables_and_code_alone() -> None:

@@ -1,5 +1,6 @@
 """What the three APIs have in common: a body to send, and a reader of the events that come back."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ class BodyOptions:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class Reader:
+class Reader(ABC):
     """The state of one answer. Subclasses read events; token counts are None where the server gives none."""
 
     __slots__ = ("aborted", "cached", "finished", "output", "prompt", "reply_ids", "reply_text")
@@ -47,13 +48,13 @@ class Reader:
         self.reply_text = ""
         self.reply_ids: list[int] | None = None
 
+    @abstractmethod
     def feed(self, data: bytes) -> int:
         """Read one event; returns how many tokens came with it.
 
         Raises:
             BadEventError, ServerReportedError
         """
-        raise NotImplementedError
 
 
 class Dialect(Protocol):
