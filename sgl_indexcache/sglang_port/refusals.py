@@ -77,6 +77,11 @@ REFUSALS: tuple[Refusal, ...] = (
         "choose others with --dsa-prefill-backend and --dsa-decode-backend, or --kv-cache-dtype bfloat16",
     ),
     Refusal(
+        "returning selections (--enable-return-indexer-topk) with fp8 KV",
+        lambda a: a.enable_return_indexer_topk and "fp8" in a.kv_cache_dtype,
+        "use --kv-cache-dtype bfloat16",
+    ),
+    Refusal(
         "--enable-torch-compile",
         lambda a: a.enable_torch_compile,
         "drop --enable-torch-compile, which bypasses the indexer's own kernels",

@@ -13,6 +13,7 @@ from sgl_indexcache.sglang_port import (
     cpu_indexer,
     cpu_pool,
     cpu_rope,
+    cuda_capture,
     internal_state,
     self_check,
     server_args,
@@ -34,6 +35,7 @@ SEAMS: tuple[Seam, ...] = (
     cpu_rope.SEAM,
     cpu_allocator.SEAM,
     cpu_capture.SEAM,
+    cuda_capture.SEAM,
 )
 
 

@@ -25,6 +25,8 @@ PLAIN: dict[str, Any] = {
     "dsa_prefill_backend": None,
     "dsa_decode_backend": None,
     "enable_torch_compile": False,
+    "enable_return_indexer_topk": True,
+    "kv_cache_dtype": "auto",
     "device": "cpu",
 }
 
@@ -42,6 +44,7 @@ ASKED: list[tuple[dict[str, Any], str]] = [
     ({"enable_session_radix_cache": True}, "session radix cache"),
     ({"dsa_decode_backend": "trtllm"}, "trtllm"),
     ({"enable_torch_compile": True}, "--enable-torch-compile"),
+    ({"kv_cache_dtype": "fp8_e4m3"}, "returning selections"),
     ({"decode_attention_backend": "dsa"}, "different attention backends"),
     ({"device": "xpu"}, "device xpu"),
     ({"device": "cuda"}, "device cuda"),

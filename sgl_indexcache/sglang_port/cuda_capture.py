@@ -1,0 +1,67 @@
+"""Seam (CUDA): --enable-return-indexer-topk returns request-relative positions.
+
+SGLang captures what its fused top-k hands to attention (state_capturer/indexer_topk.py): KV slots, which mean
+nothing outside the server and differ between two runs of the same prompt. A slot belongs to one position for as
+long as it is in use, whichever requests share it, so a table over slots, written by the forward that fills them,
+turns slots back into positions.
+"""
+
+from typing import Any
+
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.base import BACKEND_NAME, CUDA, Hook, Seam
+
+
+def _remember(result: Any, backend: Any, forward_batch: Any) -> Any:
+    """After init_forward_metadata: the positions of the slots that this forward fills."""
+    from sglang.srt.state_capturer.indexer_topk import get_global_indexer_capturer
+
+    capturer = get_global_indexer_capturer()
+    slots = forward_batch.out_cache_loc
+    if capturer is None or slots is None or backend is not runtime.current.backend:
+        return result
+    table = getattr(backend, "position_of_slot", None)
+    if table is None:
+        import torch
+
+        # One more page than the pool's size: SGLang's own padding page.
+        rows = backend.token_to_kv_pool.size + backend.token_to_kv_pool.page_size
+        table = torch.full((rows,), -1, dtype=torch.int32, device=slots.device)
+        backend.position_of_slot = table
+    rows = min(slots.shape[0], forward_batch.positions.shape[0])
+    table[slots[:rows]] = forward_batch.positions[:rows].to(table.dtype)
+    return result
+
+
+def _capture(original: Any, capturer: Any, layer_id: int, topk_indices: Any) -> Any:
+    """Around BaseTopkCapturer.capture: slots int32 `[T, k]` become positions, ascending, -1 padded at the end."""
+    import torch
+    from sglang.srt.state_capturer.indexer_topk import IndexerTopkCapturer
+
+    table = getattr(runtime.current.backend, "position_of_slot", None)
+    if table is None or not isinstance(capturer, IndexerTopkCapturer):
+        return original(capturer, layer_id, topk_indices)
+    last = torch.iinfo(torch.int32).max
+    positions = torch.where(topk_indices < 0, last, table[topk_indices.clamp(min=0).long()]).sort(dim=-1).values
+    return original(capturer, layer_id, positions.masked_fill_(positions == last, -1))
+
+
+SEAM = Seam(
+    name="cuda-capture",
+    purpose=f"return request-relative selections with --enable-return-indexer-topk under {BACKEND_NAME}",
+    devices=CUDA,
+    hooks=(
+        Hook(
+            "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend.init_forward_metadata",
+            "after",
+            _remember,
+            parameters=("self", "forward_batch"),
+        ),
+        Hook(
+            "sglang.srt.state_capturer.base.BaseTopkCapturer.capture",
+            "around",
+            _capture,
+            parameters=("self", "layer_id", "topk_indices"),
+        ),
+    ),
+)
