@@ -28,6 +28,7 @@ def overlap(
         str | None,
         typer.Option("--url", help="A running server with --enable-return-indexer-topk."),
     ] = None,
+    draw: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")] = True,
 ) -> None:
     """Measure |A ∩ B| / k between layers, neighbouring queries and decode steps, on a live engine.
 
@@ -43,7 +44,8 @@ def overlap(
     from sgl_indexcache.search.model import read_model
     from sgl_indexcache.search.plot import require_matplotlib
 
-    require_matplotlib()
+    if draw:
+        require_matplotlib()
     facts = read_model(model)
     try:
         wanted = [int(length) for length in lengths.split(",")]
@@ -74,6 +76,7 @@ def overlap(
             rows=rows,
             source=text.name,
             console=messages,
+            draw=draw,
         )
     table = Table(title="share of a selection in common")
     for heading in ("tokens", "adjacent layers", "all pairs", "next query", "next decode step", "chance"):

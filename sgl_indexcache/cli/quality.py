@@ -42,6 +42,7 @@ def quality(
         list[str] | None,
         typer.Option("--url", help="A running server with --enable-return-indexer-topk; may be repeated."),
     ] = None,
+    draw: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")] = True,
 ) -> None:
     """Compare patterns on held-out data: all Full, uniform and searched.
 
@@ -61,7 +62,8 @@ def quality(
     from sgl_indexcache.search.quality import Row, Tasks, header, judge, rows_of
     from sgl_indexcache.search.sequences import read_sequences
 
-    require_matplotlib()
+    if draw:
+        require_matplotlib()
     facts = read_model(model)
     rows = rows_of(facts, search, [budget.strip() for budget in budgets.split(",") if budget.strip()])
     for given in pattern or []:
@@ -95,4 +97,4 @@ def quality(
             Bar(messages, "forwards", total, len(engines)) as bar,
         ):
             judged = judge(facts, rows, tasks, engines, journal, bar.advance)
-    out.print(table.write(folder, facts, judged, tasks, settings), markup=False, soft_wrap=True)
+    out.print(table.write(folder, facts, judged, tasks, settings, draw), markup=False, soft_wrap=True)

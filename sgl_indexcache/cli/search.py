@@ -38,6 +38,7 @@ def search(
         list[str] | None,
         typer.Option("--url", help="A running server; several measure candidates side by side."),
     ] = None,
+    draw: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")] = True,
 ) -> None:
     """Find the layers that can share a selection at the least loss (no training, no reload).
 
@@ -63,7 +64,8 @@ def search(
     from sgl_indexcache.search.plot import require_matplotlib
     from sgl_indexcache.search.sequences import read_sequences
 
-    require_matplotlib()
+    if draw:
+        require_matplotlib()
     facts = read_model(model)
     plan = run.Plan(full_layers(keep, facts.layers), scorer, blocks)  # type: ignore[arg-type]
     total = plan.forwards(facts.layers)
@@ -103,6 +105,7 @@ def search(
             settings=engines[0].facts(),
             console=messages,
             similarity=lambda: alike(engines[0]),
+            draw=draw,
         )
     out.print(strip(outcome.pattern))
     full = len(outcome.pattern.full_layers)

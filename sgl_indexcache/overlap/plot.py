@@ -1,23 +1,26 @@
-"""Plots of overlap: a heatmap of layer pairs for every length, and curves over distance and decode steps."""
+"""Plots of an overlap report: a heatmap of layer pairs for every length, curves over distance and decode steps."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sgl_indexcache.search.plot import figure
 
-if TYPE_CHECKING:
-    from sgl_indexcache.overlap.run import Measured
+
+def draw(folder: Path, report: dict[str, Any]) -> None:
+    """Draw an overlap.json as layers.png and curves.png into `folder`."""
+    heatmaps(folder / "layers.png", report["lengths"])
+    curves(folder / "curves.png", report["lengths"])
 
 
-def heatmaps(path: Path, matrices: Sequence[tuple[int, np.ndarray]]) -> None:
+def heatmaps(path: Path, lengths: list[dict[str, Any]]) -> None:
     """One square of layer by layer for every context length, on one scale; PNG."""
-    drawn = figure(1.2 + 3.6 * len(matrices), 4.0)
-    cells: Any = drawn.subplots(1, len(matrices), squeeze=False)
+    drawn = figure(1.2 + 3.6 * len(lengths), 4.0)
+    cells: Any = drawn.subplots(1, len(lengths), squeeze=False)
     image = None
-    for axes, (length, matrix) in zip(cells[0], matrices, strict=True):
+    for axes, entry in zip(cells[0], lengths, strict=True):
+        length, matrix = entry["length"], np.array(entry["between_layers"], dtype=float)
         image = axes.imshow(matrix, vmin=0.0, vmax=1.0, cmap="viridis", origin="lower")
         axes.set_title(f"{length:,} tokens", fontsize=10)
         axes.set_xlabel("layer")
@@ -27,19 +30,22 @@ def heatmaps(path: Path, matrices: Sequence[tuple[int, np.ndarray]]) -> None:
     drawn.savefig(path)
 
 
-def curves(path: Path, results: Sequence["Measured"], distances: Sequence[int]) -> None:
+def curves(path: Path, lengths: list[dict[str, Any]]) -> None:
     """Overlap with the query d before, and of decode steps by layer; a line for every context length; PNG."""
     from matplotlib import colormaps
 
     drawn = figure(10.0, 4.0)
     left, right = drawn.subplots(1, 2)
-    colours = colormaps["viridis"](np.linspace(0.1, 0.8, len(results)))
-    for result, colour in zip(results, colours, strict=True):
-        name = f"{result.length:,} tokens"
-        left.plot(distances, result.queries.mean(axis=1), marker="o", markersize=3, color=colour, label=name)
-        left.axhline(result.chance, color=colour, linestyle=":", linewidth=1)
-        if result.steps.size:
-            right.plot(result.steps.mean(axis=0), marker="o", markersize=3, color=colour, label=name)
+    colours = colormaps["viridis"](np.linspace(0.1, 0.8, len(lengths)))
+    for entry, colour in zip(lengths, colours, strict=True):
+        name = f"{entry['length']:,} tokens"
+        queries, steps = entry["between_queries"], entry["between_decode_steps"]["by_layer"]
+        # null, where no query is that far back, is drawn as a gap.
+        shares = np.array(queries["mean"], dtype=float)
+        left.plot(queries["distances"], shares, marker="o", markersize=3, color=colour, label=name)
+        left.axhline(entry["chance"], color=colour, linestyle=":", linewidth=1)
+        if steps:
+            right.plot(np.array(steps, dtype=float), marker="o", markersize=3, color=colour, label=name)
     left.set_xscale("log", base=2)
     left.set_xlabel("distance between queries, tokens (dotted: chance)")
     right.set_xlabel("layer")

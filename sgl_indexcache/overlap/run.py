@@ -80,8 +80,12 @@ def overlap(
     rows: int,
     source: str,
     console: Console,
+    draw: bool = True,
 ) -> list[Measured]:
-    """Ask the engine for the selections of every window, all layers Full, and write the report into `out`."""
+    """Ask the engine for the selections of every window, all layers Full, and write the report into `out`.
+
+    With `draw`, the plots layers.png and curves.png too.
+    """
     engine.switch(Pattern("F" * model.layers))
     results = []
     with Bar(console, "sequences", sum(map(len, windows.values()))) as bar:
@@ -92,7 +96,7 @@ def overlap(
                 parts.append(_measure(model, engine, ids, decode_steps, rows))
                 bar.advance(time.monotonic() - begin)
             results.append(_mean(parts))
-    write_json(
+    report = write_json(
         out / "overlap.json",
         SCHEMA,
         {
@@ -106,8 +110,8 @@ def overlap(
             "lengths": [result.described() for result in results],
         },
     )
-    plot.heatmaps(out / "layers.png", [(result.length, result.layers) for result in results])
-    plot.curves(out / "curves.png", results, DISTANCES)
+    if draw:
+        plot.draw(out, report)
     return results
 
 

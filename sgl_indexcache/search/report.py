@@ -42,10 +42,12 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def write_json(path: Path, schema: str, content: dict[str, Any]) -> None:
-    """Write a result atomically."""
+def write_json(path: Path, schema: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Write a result atomically, and return it whole, as a reader of the file would see it."""
     whole = {"schema": schema, "machine": machine(), "versions": versions(), **content}
-    write_text(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(whole, indent=1, allow_nan=False)
+    write_text(path, text + "\n")
+    return dict(json.loads(text))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -76,8 +76,9 @@ def search(
     settings: dict[str, Any],
     console: Console,
     similarity: Callable[[], np.ndarray] | None = None,
+    draw: bool = True,
 ) -> Outcome:
-    """Find a pattern and write search.json, loss.png and indexcache.yaml into `out`.
+    """Find a pattern and write search.json, indexcache.yaml and, with `draw`, loss.png into `out`.
 
     Resumes from out/journal.jsonl, which several plans may share: an evaluation belongs to model, calibration
     and engine settings, not to the plan that asked for it.
@@ -96,7 +97,7 @@ def search(
             steps, extra = _steps(model.layers, plan, evaluator, journal, similarity)
     best = steps[-1]
     outcome = Outcome(best.pattern, best.loss, steps[0].loss, steps)
-    write_json(
+    report = write_json(
         out / "search.json",
         SCHEMA,
         {
@@ -123,8 +124,8 @@ def search(
             },
         },
     )
-    title = f"{model.name}: {plan.scorer}, {model.layers} layers, {calibration.tokens:,} calibration tokens"
-    loss_against_budget(out / "loss.png", steps, title)
+    if draw:
+        loss_against_budget(out / "loss.png", report)
     write_settings(
         out / "indexcache.yaml",
         best.pattern,

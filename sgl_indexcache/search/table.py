@@ -15,10 +15,17 @@ SCHEMA = "sgl_indexcache.quality/1"
 _DASH = "–"
 
 
-def write(out: Path, model: ModelFacts, judged: Sequence[Judged], tasks: Tasks, settings: dict[str, Any]) -> str:
-    """Write quality.json, quality.md and quality.png into `out`; returns the Markdown table."""
+def write(
+    out: Path,
+    model: ModelFacts,
+    judged: Sequence[Judged],
+    tasks: Tasks,
+    settings: dict[str, Any],
+    draw: bool = True,
+) -> str:
+    """Write quality.json, quality.md and, with `draw`, quality.png into `out`; returns the Markdown table."""
     rows = described(judged, tasks, model)
-    write_json(
+    report = write_json(
         out / "quality.json",
         SCHEMA,
         {
@@ -38,7 +45,8 @@ def write(out: Path, model: ModelFacts, judged: Sequence[Judged], tasks: Tasks, 
     )
     text = markdown(rows)
     write_text(out / "quality.md", text)
-    plot(out / "quality.png", rows, model)
+    if draw:
+        plot(out / "quality.png", report)
     return text
 
 
@@ -110,8 +118,9 @@ def _percent(share: float | None) -> str:
     return _DASH if share is None else f"{share:.1%}"
 
 
-def plot(path: Path, rows: Sequence[dict[str, Any]], model: ModelFacts) -> None:
-    """Loss increase, needle accuracy and recall against the number of Full layers, a line for each kind; PNG."""
+def plot(path: Path, report: dict[str, Any]) -> None:
+    """A quality.json's loss increase, needle accuracy and recall against the number of Full layers; PNG."""
+    rows, model = report["rows"], report["model"]
     drawn = figure(11.0, 3.8)
     panels: Any = drawn.subplots(1, 3)
     for axes, name, title in zip(
@@ -132,5 +141,5 @@ def plot(path: Path, rows: Sequence[dict[str, Any]], model: ModelFacts) -> None:
         axes.invert_xaxis()
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
-    drawn.suptitle(f"{model.name}, {model.layers} layers (dashed: all Full)", fontsize=10)
+    drawn.suptitle(f"{model['name']}, {model['layers']} layers (dashed: all Full)", fontsize=10)
     drawn.savefig(path)

@@ -182,6 +182,7 @@ def test_greedy_against_every_pattern(live: Live, tmp_path: Path) -> None:
 def test_overlap(live: Live, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("A fact stands here, and another one there. " * 30)
     arguments = ["--text", str(tmp_path / "t.txt"), "--lengths", "128,320", "--decode-steps", "4", "--samples", "1"]
+    arguments += ["--no-plot"]
     live.cli("overlap", *arguments, "--out", str(tmp_path))
     report = json.loads((tmp_path / "overlap.json").read_text())
     assert [entry["length"] for entry in report["lengths"]] == [128, 320]
@@ -192,8 +193,12 @@ def test_overlap(live: Live, tmp_path: Path) -> None:
         assert len(entry["between_decode_steps"]["by_step"]) == 4
         assert 0 <= entry["between_decode_steps"]["mean"] <= 1
     assert report["lengths"][0]["between_queries"]["mean"][-1] is None
-    for name in ("layers.png", "curves.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    plots = [tmp_path / name for name in ("layers.png", "curves.png")]
+    assert not any(plot.exists() for plot in plots)
+    result = CliRunner().invoke(app, ["plot", str(tmp_path / "overlap.json")])
+    assert result.exit_code == 0, result.output
+    for plot in plots:
+        assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_quality(live: Live, tmp_path: Path) -> None:
