@@ -17,6 +17,8 @@ def draw(folder: Path, report: dict[str, Any]) -> None:
 def heatmaps(path: Path, lengths: list[dict[str, Any]]) -> None:
     """One square of layer by layer for every context length, on one scale; PNG."""
     drawn = figure(1.2 + 3.6 * len(lengths), 4.0)
+    from matplotlib.ticker import MaxNLocator
+
     cells: Any = drawn.subplots(1, len(lengths), squeeze=False)
     image = None
     for axes, entry in zip(cells[0], lengths, strict=True):
@@ -25,6 +27,8 @@ def heatmaps(path: Path, lengths: list[dict[str, Any]]) -> None:
         axes.set_title(f"{length:,} tokens", fontsize=10)
         axes.set_xlabel("layer")
         axes.set_ylabel("layer")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
     if image is not None:
         drawn.colorbar(image, ax=list(cells[0]), label="share of a selection in common", shrink=0.85)
     drawn.savefig(path)
