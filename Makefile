@@ -20,8 +20,8 @@ demo: install  ## serve a small trained model with the real SGLang, without a GP
 test: install  ## run the tests; PYTEST_ARGS="-m 'not engine'" leaves the slow ones out
 	$(BIN)/python -m pytest tests --durations=15 $(PYTEST_ARGS)
 
-test-gpu:  ## run the GPU tests with the python3 that has torch, SGLang and CUDA
-	python3 -m pytest tests/gpu $(PYTEST_ARGS)
+test-gpu:  ## run the GPU tests with the python3 that has torch, SGLang, CUDA and this project
+	python3 -P -m pytest tests/gpu $(PYTEST_ARGS)
 
 check: check-lint check-format check-types  ## lint, formatting and types (make -k check: all three, whatever fails)
 

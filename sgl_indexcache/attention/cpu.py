@@ -13,6 +13,7 @@ from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.exact import Selector
 from sgl_indexcache.indexer.project import project_key, project_query
 from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.store import IndexStore
 from sgl_indexcache.telemetry.work import IndexerWork
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.pool = model_runner.token_to_kv_pool
         self.scratch_bytes = scratch_bytes
         self.shared_layers = shared_layers
+        self.store: IndexStore | None = None
         self.work = IndexerWork()
         self.rows = Rows.of([], [], [], 0)
         self.keys_seen = 0
@@ -46,6 +48,8 @@ class IndexCacheCpuBackend(AttentionBackend):
             new = forward_batch.extend_seq_lens_cpu
         self.rows = Rows.of(requests, lengths, new, total=int(forward_batch.positions.shape[0]))
         self.keys_seen = int(self.rows.length.sum())
+        if self.store is not None:
+            self.store.lay_out(self.rows.request, self.rows.length)
 
     def support_triton(self) -> bool:
         """Send SGLang's own batch preparation down its torch paths."""
@@ -73,12 +77,19 @@ class IndexCacheCpuBackend(AttentionBackend):
         if not return_indices:
             return None
         selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
-        self.work.full(len(self.rows.length), self.keys_seen)
 
         def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
             return project_query(indexer, x[part], q_lora[part], positions[part])
 
-        return selector(queries, self.pool.index_k(layer_id), self.slot_table, self.rows)
+        given = None if self.store is None else self.store.given(layer_id)
+        selection = selector(queries, self.pool.index_k(layer_id), self.slot_table, self.rows, given)
+        reused = keys_reused = 0
+        if self.store is not None and given is not None:
+            self.store.put(layer_id, given)
+            reused, keys_reused = int(given.known.sum()), int(self.rows.length[given.known].sum())
+            self.work.reused(reused, keys_reused)
+        self.work.full(len(self.rows.length) - reused, self.keys_seen - keys_reused)
+        return selection
 
     def forward_extend(
         self,

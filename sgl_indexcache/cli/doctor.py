@@ -75,7 +75,7 @@ def diagnose(settings: Settings) -> dict[str, Any]:
         "enabled": settings.enabled,
         "settings": settings.model_dump(mode="json"),
         "seams": seams,
-        "kernels": _kernels(device["kind"], settings),
+        "kernels": _kernels(device["kind"], device.get("capability"), settings),
     }
 
 
@@ -131,7 +131,7 @@ def _seams() -> list[dict[str, Any]]:
     return [entry.as_dict() for entry in registry.report(device)]
 
 
-def _kernels(kind: str, settings: Settings) -> dict[str, dict[str, str]]:
+def _kernels(kind: str, capability: str | None, settings: Settings) -> dict[str, dict[str, str]]:
     if kind == "cpu":
         used = {
             "score": "torch, tiled",
@@ -139,18 +139,9 @@ def _kernels(kind: str, settings: Settings) -> dict[str, dict[str, str]]:
             "attention": "torch, gather",
         }
         return {"prefill": used, "decode": used}
-    return {
-        "prefill": {
-            "score": "SGLang (DeepGEMM)",
-            "select": "SGLang",
-            "attention": "SGLang dsa prefill backend",
-        },
-        "decode": {
-            "score": "SGLang (DeepGEMM)",
-            "select": "SGLang",
-            "attention": "SGLang dsa decode backend",
-        },
-    }
+    from sgl_indexcache.attention.choice import describe
+
+    return describe(settings.kernels, hopper=capability == "9.0")
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -21,6 +21,48 @@ KEYS_PER_TILE = 256
 # Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
 # the columns that only later rows see.
 ROWS_PER_SLICE = 256
+# A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
+# (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
+LEAST_PRODUCTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Rows of a forward whose selections are known, and how firmly the others were decided.
+
+    selection  int32 [T, topk]  known rows hold their selection, the others -1; the selector fills them
+    known      bool [T]         the selector clears rows that it scored nevertheless
+    watched    bool [T]         rows whose margin is wanted
+    margin     float32 [T]      by how much the last selected score lies above the best left out, relative to the
+                                row's largest score; inf when nothing was left out, 0 where it was not measured
+    """
+
+    selection: torch.Tensor
+    known: torch.Tensor
+    watched: torch.Tensor
+    margin: torch.Tensor
+
+    def measure(self, rows: slice | torch.Tensor, scores: torch.Tensor) -> None:
+        """Write the margins of the watched ones of R `rows`, whose selections stand and whose scores are [R, S].
+
+        Columns that a row does not see hold -inf, as `select` leaves them.
+        """
+        watched = self.watched[rows].nonzero().squeeze(1)
+        if not watched.numel():
+            return
+        index = torch.arange(rows.start, rows.stop)[watched] if isinstance(rows, slice) else rows[watched]
+        self.margin[index] = margin(scores[watched], self.selection[index])
+
+
+def margin(scores: torch.Tensor, selection: torch.Tensor) -> torch.Tensor:
+    """Margin float32 `[R]` of selections int32 [R, k] over scores [R, S]; see `Given`."""
+    picks = selection.long()
+    chosen = scores.gather(1, picks.clamp(min=0))
+    last = chosen.masked_fill(picks < 0, float("inf")).amin(1)
+    # Padding points at the first pick, which is selected anyway.
+    left = scores.scatter(1, torch.where(picks < 0, picks[:, :1], picks), float("-inf")).amax(1)
+    largest = scores.masked_fill(scores.isinf(), 0.0).abs().amax(1)
+    return torch.nan_to_num((last - left) / largest, nan=0.0, posinf=float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +83,15 @@ class Selector:
         keys: torch.Tensor,
         slot_table: torch.Tensor,
         rows: Rows,
+        given: Given | None = None,
     ) -> torch.Tensor:
         """Selection int32 `[T, topk]` of a forward's rows, request-relative, ascending, -1 padded.
 
         keys [slots, D] is the layer's index-key cache, which holds this forward's keys already; slot_table
-        [requests, positions] maps positions to cache slots.
+        [requests, positions] maps positions to cache slots. Rows that are `given` are neither scored nor selected,
+        and leave the scores of the other rows as they are, to the bit.
         """
-        out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32)
+        out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32) if given is None else given.selection
         for span in rows.spans:
             # Rows that see at most topk keys select all of them: nothing to score.
             start = max(0, min(span.rows, self.topk - (span.length - span.rows)))
@@ -56,28 +100,71 @@ class Selector:
                 seen = rows.length[first : first + start]
                 ramp = torch.arange(min(self.topk, span.length), dtype=torch.int32)
                 out[first : first + start, : ramp.numel()] = torch.where(ramp < seen.unsqueeze(1), ramp, -1)
-            if start == span.rows:
+                if given is not None:
+                    given.margin[first : first + start] = float("inf")
+            if start == span.rows or (given is not None and bool(given.known[first + start : last].all())):
                 continue
             past = keys.index_select(0, slot_table[span.request, : span.length].long()).float()
             step = max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * span.length)))
             for begin in range(first + start, last, step):
                 end = min(last, begin + step)
                 lengths = rows.length[begin:end]
-                scores = self._scores(*queries(slice(begin, end)), past, lengths)
-                out[begin:end] = select(scores, lengths, self.topk)
+                if given is None or not given.known[begin:end].any():
+                    scores = self._scores(*queries(slice(begin, end)), past, lengths)
+                    out[begin:end] = select(scores, lengths, self.topk)
+                    if given is not None:
+                        given.measure(slice(begin, end), scores)
+                elif not given.known[begin:end].all():
+                    # All rows are projected, so that the products have the shape that they have without `given`.
+                    q, gates = queries(slice(begin, end))
+                    wanted = self._wanted(given.known[begin:end], q.shape[1], int(lengths.max()))
+                    given.known[begin:end] = ~wanted
+                    picked = wanted.nonzero().squeeze(1)
+                    scores = self._scores(q, gates, past, lengths, picked)
+                    out[begin + picked] = select(scores, lengths[picked], self.topk)
+                    given.measure(begin + picked, scores)
         return out
 
-    def _scores(self, q: torch.Tensor, gates: torch.Tensor, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Scores `[R, S]` of R rows of one request; columns past a row's length hold anything finite."""
+    def _rows_per_tile(self, heads: int, width: int) -> int:
+        return max(1, TILE_PRODUCTS // (heads * min(width, KEYS_PER_TILE)))
+
+    def _wanted(self, known: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+        """Rows bool `[R]` to score: those not known, and all of a tile in which too few are left (LEAST_PRODUCTS)."""
+        wanted = ~known
+        step = self._rows_per_tile(heads, width)
+        for tile in torch.split(wanted, step):
+            if 0 < int(tile.sum()) * heads < LEAST_PRODUCTS:
+                tile.fill_(True)
+        return wanted
+
+    def _scores(
+        self,
+        q: torch.Tensor,
+        gates: torch.Tensor,
+        keys: torch.Tensor,
+        lengths: torch.Tensor,
+        picked: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Scores `[R, S]` of R rows of one request; columns past a row's length hold anything finite.
+
+        With `picked`, ascending rows int64 [P], scores `[P, S]` of those alone, in the tiles of all R.
+        """
         count, heads, _ = q.shape
         width = int(lengths.max())
-        scores = torch.empty(count, width)
         columns = min(width, KEYS_PER_TILE)
-        step = max(1, TILE_PRODUCTS // (heads * columns))
+        step = self._rows_per_tile(heads, width)
         scratch = torch.empty(min(step, count) * heads * columns)
-        for begin in range(0, count, step):
-            tile = slice(begin, min(count, begin + step))
-            reach = int(lengths[tile].max())
+        starts = range(0, count, step)
+        reaches = [int(lengths[begin : begin + step].max()) for begin in starts]
+        edges = [*starts, count]
+        if picked is not None:
+            edges = torch.searchsorted(picked, torch.tensor(edges)).tolist()
+            q, gates, lengths = q[picked], gates[picked], lengths[picked]
+        scores = torch.empty(q.shape[0], width)
+        for begin, end, reach in zip(edges, edges[1:], reaches, strict=False):
+            if begin == end:
+                continue
+            tile = slice(begin, end)
             scores[tile, reach:] = 0.0
             for left in range(0, reach, columns):
                 right = min(reach, left + columns)

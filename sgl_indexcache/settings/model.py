@@ -32,13 +32,65 @@ class Scoring(_Section):
 
 
 class Kernels(_Section):
-    """Bounds on what the kernels may allocate."""
+    """Which kernels serve, and what they may allocate. All but scratch_mib matter on CUDA only."""
+
+    indexer: Literal["auto", "sglang", "ours"] = Field(
+        default="auto",
+        description=(
+            "Who scores and selects in a Full layer: SGLang's kernels, ours, or the faster one for the shape by "
+            "measurement."
+        ),
+    )
+    prefill: Literal["auto", "sglang", "flashinfer", "flashmla", "fa3"] = Field(
+        default="auto",
+        description=(
+            "Who attends to the selections in prefill; auto takes the fastest by measurement, sglang what "
+            "--dsa-prefill-backend says."
+        ),
+    )
+    decode: Literal["auto", "sglang", "flashinfer", "flashmla", "fa3"] = Field(
+        default="auto",
+        description=(
+            "Who attends to the selections in decode; auto takes the fastest by measurement, sglang what "
+            "--dsa-decode-backend says."
+        ),
+    )
 
     scratch_mib: int = Field(
         default=256,
         ge=1,
         le=1_000_000,
         description="Upper bound in MiB for any score matrix or gathered scratch, whatever the batch.",
+    )
+
+
+class Store(_Section):
+    """The index store: selections of the last rows of a cached prefix, reused when they would be computed again."""
+
+    enabled: bool = Field(default=False, description="Keep tail snapshots in the radix tree and reuse them.")
+    snapshot_mib: int = Field(
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Memory in MiB for tail snapshots, taken once at start-up; the least recently used are given up.",
+    )
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "How far, relative to a row's largest score, the last selected score must lie above the best left out for "
+            "a selection to serve a forward of another shape. null: 256 machine epsilons of the model's dtype, which "
+            "lets float32 models reuse nearly all and bfloat16 models only the very same prefill. 0: reuse all but "
+            "ties; selections may then differ where a forward of another shape would have rounded otherwise."
+        ),
+    )
+    sort_waiting: bool = Field(
+        default=False,
+        description="Run requests that share a cached prefix together: SGLang's --schedule-policy lpm.",
+    )
+    self_check: bool = Field(
+        default=False,
+        description="Check every invariant of the store whenever /server_info is read; for tests, it takes time.",
     )
 
 
@@ -71,7 +123,8 @@ class Settings(_Section):
         ),
     )
     scoring: Scoring = Field(default_factory=Scoring, description="How a Full layer scores the keys.")
-    kernels: Kernels = Field(default_factory=Kernels, description="Bounds on what the kernels may allocate.")
+    store: Store = Field(default_factory=Store, description="What is kept of the indexer's work on a cached prefix.")
+    kernels: Kernels = Field(default_factory=Kernels, description="Which kernels serve, and their bounds.")
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port import index_store, runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.self_check import stop
 
@@ -78,9 +78,12 @@ def _create(model_runner: "ModelRunner") -> Any:
     else:
         from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
 
-        backend = IndexCacheHopperBackend(model_runner)
+        backend = IndexCacheHopperBackend(model_runner, settings.kernels, pattern)
     runtime.current.pattern = pattern
     runtime.current.backend = backend
+    runtime.current.store = index_store.build(model_runner, pattern, settings.store)
+    if device == "cpu":
+        backend.store = runtime.current.store
     return backend
 
 

@@ -5,16 +5,21 @@ from typing import Any
 from sgl_indexcache import __version__
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
+from sgl_indexcache.store.check import check
 
 
 def _describe() -> dict[str, Any]:
     pattern = runtime.current.pattern
     work = getattr(runtime.current.backend, "work", None)
+    store = runtime.current.store
+    if store is not None and runtime.current.settings.store.self_check and runtime.current.tree is not None:
+        check(store, runtime.current.tree.nodes())
     return {
         "version": __version__,
         "pattern": str(pattern) if pattern is not None else None,
         "scoring": runtime.current.settings.scoring.mode,
         "work": work.snapshot() if work is not None else None,
+        "store": store.snapshot() if store is not None else None,
     }
 
 

@@ -89,6 +89,40 @@ REFUSALS: tuple[Refusal, ...] = (
 )
 
 
+STORE_REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "a disabled radix cache (--disable-radix-cache)",
+        lambda a: a.disable_radix_cache,
+        "drop --disable-radix-cache, or set store.enabled: false",
+    ),
+    Refusal(
+        "another radix cache (--radix-cache-backend)",
+        lambda a: a.radix_cache_backend not in (None, BACKEND_NAME),
+        f"use --radix-cache-backend {BACKEND_NAME}, or set store.enabled: false",
+    ),
+    Refusal(
+        "pages of more than 64 tokens (--page-size)",
+        lambda a: (a.page_size or 0) > 64,
+        "use --page-size 64 or less",
+    ),
+    Refusal(
+        "prefill-decode disaggregation (--disaggregation-mode)",
+        lambda a: a.disaggregation_mode not in (None, "null"),
+        "set store.enabled: false there, since no snapshot is sent along",
+    ),
+    Refusal("LoRA (--enable-lora)", lambda a: bool(a.enable_lora), "drop --enable-lora, or set store.enabled: false"),
+)
+
+
+def check_store(args: Any, device: Device) -> None:
+    """Raise RefusedError for the first combination in SGLang's ServerArgs that the index store does not support."""
+    for refusal in STORE_REFUSALS:
+        if refusal.applies(args):
+            raise RefusedError(f"{refusal.name} is not supported with the index store: {refusal.instead}")
+    if device != "cpu":
+        raise RefusedError("the index store is not supported with CUDA yet: set store.enabled: false")
+
+
 def check(args: Any, device: Device) -> None:
     """Raise RefusedError for the first unsupported combination in SGLang's ServerArgs."""
     for refusal in REFUSALS:

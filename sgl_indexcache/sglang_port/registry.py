@@ -14,7 +14,11 @@ from sgl_indexcache.sglang_port import (
     cpu_pool,
     cpu_rope,
     cuda_capture,
+    cuda_indexer,
+    cuda_topk,
     internal_state,
+    radix,
+    scheduler,
     self_check,
     server_args,
     switch,
@@ -26,6 +30,8 @@ SEAMS: tuple[Seam, ...] = (
     attention_backend.SEAM,
     server_args.SEAM,
     internal_state.SEAM,
+    radix.SEAM,
+    scheduler.SEAM,
     self_check.SEAM,
     switch.SEAM,
     cpu_device.SEAM,
@@ -36,6 +42,8 @@ SEAMS: tuple[Seam, ...] = (
     cpu_allocator.SEAM,
     cpu_capture.SEAM,
     cuda_capture.SEAM,
+    cuda_indexer.SEAM,
+    cuda_topk.SEAM,
 )
 
 

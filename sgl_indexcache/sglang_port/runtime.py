@@ -18,6 +18,10 @@ class Runtime:
     """the pattern in force in this scheduler; None elsewhere"""
     backend: Any = None
     """the attention backend of this scheduler; None elsewhere"""
+    store: Any = None
+    """the index store of this scheduler; None elsewhere, and where it is off"""
+    tree: Any = None
+    """the radix tree that holds the store's records; None until SGLang has built it"""
 
 
 current = Runtime()

@@ -10,7 +10,7 @@ from typing import Any
 from sgl_indexcache.pattern import Pattern, PatternError
 from sgl_indexcache.pattern import resolve as resolve_pattern
 from sgl_indexcache.settings import SettingsError
-from sgl_indexcache.sglang_port import refusals, runtime
+from sgl_indexcache.sglang_port import index_store, refusals, runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
 
 _PATTERN_KEYS = ("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset")
@@ -34,13 +34,18 @@ def _post_init(original: Any, args: Any) -> None:
 
     verify(device_of_process())
     refusals.check(args, device_of_process())
-    _apply_pattern(args)
+    pattern, config = _apply_pattern(args)
+    index_store.apply(args, runtime.current.settings.store, device_of_process())
     original(args)
     refusals.check(args, device_of_process())
+    index_store.check(args, runtime.current.settings.store, device_of_process(), pattern, config)
 
 
-def _apply_pattern(args: Any) -> None:
-    """Resolve the settings' pattern against the model and write it into the model's config override."""
+def _apply_pattern(args: Any) -> tuple[Pattern, Any]:
+    """Resolve the settings' pattern against the model and write it into the model's config override.
+
+    Returns the pattern and the model's config.
+    """
     override = json.loads(args.json_model_override_args or "{}")
     config = _model_config(args, override)
     pattern = resolve_pattern(runtime.current.settings.pattern, config)
@@ -51,6 +56,7 @@ def _apply_pattern(args: Any) -> None:
         )
     override["index_topk_pattern"] = str(pattern)
     args.json_model_override_args = json.dumps(override)
+    return pattern, config
 
 
 def _model_config(args: Any, override: dict[str, Any]) -> Any:

@@ -44,6 +44,9 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
     layers = runner.model.model.layers
     if len(layers) != len(pattern):
         raise SwitchRefusedError(f"the pattern has {len(pattern)} letters but the model has {len(layers)} layers")
+    store = runtime.current.store
+    if store is not None and not store.fits(len(pattern.full_layers)):
+        raise SwitchRefusedError("the index store is too small for it; start with a larger store.snapshot_mib")
     captured = [phase for phase in ("decode", "prefill") if _captured(runner, phase)]
     if captured:
         raise SwitchRefusedError(
@@ -58,6 +61,8 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
     set_carry(layers, pattern)
     if hasattr(backend, "shared_layers"):
         backend.shared_layers = frozenset(pattern.shared_layers)
+    if store is not None:
+        store.configure(pattern.full_layers)
     runtime.current.pattern = pattern
     logger.info(f"the pattern in force is now {pattern}")
 

@@ -19,6 +19,11 @@ class IndexerWork:
     shared_keys: int = 0
     """keys that a Full layer would have looked at for those rows"""
 
+    reused_rows: int = 0
+    """rows for which a Full layer took its selection from a tail snapshot"""
+    reused_keys: int = 0
+    """keys that those rows would have looked at"""
+
     def full(self, rows: int, keys: int) -> None:
         """A Full layer selected for `rows` queries that see `keys` keys in all."""
         self.full_rows += rows
@@ -28,6 +33,11 @@ class IndexerWork:
         """A Shared layer reused selections for `rows` queries that see `keys` keys in all."""
         self.shared_rows += rows
         self.shared_keys += keys
+
+    def reused(self, rows: int, keys: int) -> None:
+        """A Full layer took the selections of `rows` queries, which see `keys` keys in all, from tail snapshots."""
+        self.reused_rows += rows
+        self.reused_keys += keys
 
     def snapshot(self) -> dict[str, int]:
         """The counters by name, for /server_info."""

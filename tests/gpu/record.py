@@ -1,80 +1,180 @@
-"""Serve one configuration of a DSA model with dummy weights and write its answers as JSON.
+"""Serve one configuration of a DSA model on a GPU and write its answers as JSON.
 
-python record.py --model FOLDER --backend dsa|indexcache --pattern FFFF --out FILE
+python record.py --model FOLDER --backend dsa|indexcache --pattern FFSF --kernels sglang|ours --out FILE
 """
 
 import argparse
+import asyncio
 import json
 import os
 import random
+from pathlib import Path
+from typing import Any
+
+KERNELS = {
+    "sglang": {"INDEXER": "sglang", "PREFILL": "sglang", "DECODE": "sglang"},
+    "ours": {"INDEXER": "ours", "PREFILL": "flashinfer", "DECODE": "flashinfer"},
+    "fp8": {"INDEXER": "ours", "PREFILL": "sglang", "DECODE": "sglang"},
+}
+NEW_TOKENS = 16
+WARM_TOKENS = 300
+SCORED_TOKENS = 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--backend", required=True)
     parser.add_argument("--pattern", required=True)
+    parser.add_argument("--kernels", choices=KERNELS, default="sglang")
     parser.add_argument("--kv", default="bfloat16")
-    parser.add_argument("--lengths", default="100,2048,2049,10000")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--lengths", default="100,2048,2049,4095,4096,4097,10000,70000")
+    parser.add_argument("--prefill-graph", action="store_true")
+    parser.add_argument("--schedules", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    override = {"index_topk_pattern": options.pattern}
+    override = {}
     if options.backend == "indexcache":
         os.environ["SGL_INDEXCACHE_PATTERN"] = options.pattern
-        override = {}
+        for name, value in KERNELS[options.kernels].items():
+            os.environ[f"SGL_INDEXCACHE_KERNELS__{name}"] = value
+    else:
+        os.environ["SGL_INDEXCACHE_ENABLED"] = "false"
+        override = {"index_topk_pattern": options.pattern}
 
     import sglang
 
+    fp8 = options.kv != "bfloat16"
     engine = sglang.Engine(
-        model_path=options.model,
-        load_format="dummy",
+        model_path=str(options.model),
+        load_format="auto" if list(options.model.glob("*.safetensors")) else "dummy",
         skip_tokenizer_init=True,
         dtype="bfloat16",
         kv_cache_dtype=options.kv,
         attention_backend=options.backend,
         dsa_prefill_backend="flashmla_sparse",
-        dsa_decode_backend="flashmla_sparse",
+        dsa_decode_backend="flashmla_kv" if fp8 else "flashmla_sparse",
         mem_fraction_static=0.7,
+        max_total_tokens=400_000,
         chunked_prefill_size=8192,
         cuda_graph_max_bs_decode=8,
         max_running_requests=16,
-        disable_prefill_cuda_graph=True,
+        disable_prefill_cuda_graph=not options.prefill_graph,
+        cuda_graph_bs_prefill=[64, 128, 512, 2048] if options.prefill_graph else None,
         context_length=131072,
         random_seed=1,
         log_level="warning",
         grammar_backend="none",
         json_model_override_args=json.dumps(override),
     )
-    rng = random.Random(7)
-    answers = {}
+    vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
+    answers = Recorder(engine, vocabulary).all([int(part) for part in options.lengths.split(",")])
+    answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
+    if options.schedules:
+        answers["schedules"] = Schedules(engine, vocabulary).run(options.schedules)
+        engine.flush_cache()
+        answers["after"] = Recorder(engine, vocabulary).cold(2049)
+    options.out.write_text(json.dumps(answers))
+    engine.shutdown()
 
-    def ask(name: str, prompts: list[list[int]]) -> None:
-        results = engine.generate(
+
+class Recorder:
+    """Asks the same questions of every engine."""
+
+    def __init__(self, engine: Any, vocabulary: int) -> None:
+        self.engine = engine
+        self.vocabulary = min(vocabulary, 150_000)
+
+    def tokens(self, count: int, *key: int) -> list[int]:
+        rng = random.Random(repr(key))
+        return [rng.randrange(10, self.vocabulary) for _ in range(count)]
+
+    def all(self, lengths: list[int]) -> dict[str, Any]:
+        """Cold, warm and repeated prompts of every length, and a batch that shares a prefix."""
+        answers: dict[str, Any] = {}
+        for length in lengths:
+            prompt = self.tokens(length, length)
+            answers[f"cold.{length}"] = self.cold(length)
+            answers[f"warm.{length}"] = self.ask([prompt + self.tokens(WARM_TOKENS, length, 1)])
+            answers[f"repeat.{length}"] = self.ask([prompt])
+        base = self.tokens(3000, 0)
+        answers["batch"] = self.ask([base[: 700 * i] + [i + 10] * 9 for i in range(1, 5)])
+        return answers
+
+    def cold(self, length: int) -> list[dict[str, Any]]:
+        """A prompt whose last tokens are scored too, so that more than the generated ones are compared."""
+        return self.ask([self.tokens(length, length)], scored_from=max(0, length - SCORED_TOKENS))
+
+    def ask(self, prompts: list[list[int]], scored_from: int | None = None) -> list[dict[str, Any]]:
+        results = self.engine.generate(
             input_ids=prompts,
-            sampling_params={"max_new_tokens": 16, "temperature": 0, "ignore_eos": True},
+            sampling_params={"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True},
             return_logprob=True,
+            **({} if scored_from is None else {"logprob_start_len": scored_from}),
         )
-        answers[name] = [
+        return [
             {
                 "tokens": result["output_ids"],
                 "log_probs": [entry[0] for entry in result["meta_info"]["output_token_logprobs"]],
+                "prompt_log_probs": [
+                    entry[0] for entry in result["meta_info"].get("input_token_logprobs") or [] if entry[0] is not None
+                ],
                 "cached": result["meta_info"]["cached_tokens"],
             }
             for result in results
         ]
 
-    for length in map(int, options.lengths.split(",")):
-        prompt = [rng.randrange(10, 150_000) for _ in range(length)]
-        ask(f"cold.{length}", [prompt])
-        ask(f"warm.{length}", [prompt + [rng.randrange(10, 150_000) for _ in range(300)]])
-        ask(f"repeat.{length}", [prompt])
-    base = [rng.randrange(10, 150_000) for _ in range(3000)]
-    ask("batch", [base[: 700 * i] + [i] * 9 for i in range(1, 5)])
-    info = engine.get_server_info()
-    answers["state"] = info["internal_states"][0].get("indexcache")
-    with open(options.out, "w") as file:
-        json.dump(answers, file)
-    engine.shutdown()
+
+class Schedules:
+    """Random mixes of prefill, decode and abort on one engine, over prefixes that requests share."""
+
+    def __init__(self, engine: Any, vocabulary: int) -> None:
+        self.engine = engine
+        self.rng = random.Random(11)
+        self.vocabulary = min(vocabulary, 150_000)
+        self.bases = [[self.rng.randrange(10, self.vocabulary) for _ in range(9000)] for _ in range(3)]
+
+    def run(self, count: int) -> dict[str, int]:
+        """Counts of finished and aborted requests, and of answers that are not what was asked for."""
+        totals = {"finished": 0, "aborted": 0, "wrong": 0}
+        for number in range(count):
+            for outcome in self.engine.loop.run_until_complete(self._one(number)):
+                totals[outcome] += 1
+        return totals
+
+    async def _one(self, number: int) -> list[str]:
+        requests = [self._request(f"s{number}-{i}") for i in range(self.rng.randint(1, 5))]
+        return list(await asyncio.gather(*requests))
+
+    async def _request(self, rid: str) -> str:
+        rng = self.rng
+        base = rng.choice(self.bases)
+        prompt = base[: rng.choice([0, 63, 64, 65, 2047, 2048, rng.randrange(9000)])]
+        prompt = prompt + [rng.randrange(10, self.vocabulary) for _ in range(rng.choice([1, 2, 64, 500, 2500]))]
+        wanted = rng.randint(1, NEW_TOKENS)
+        abort_after = rng.uniform(0, 0.06) if rng.random() < 0.3 else None
+        await asyncio.sleep(rng.uniform(0, 0.02))
+        if abort_after is not None:
+            self.engine.loop.call_later(abort_after, self._abort, rid)
+        try:
+            answer = await self.engine.async_generate(
+                input_ids=prompt,
+                sampling_params={"max_new_tokens": wanted, "temperature": 0, "ignore_eos": True},
+                return_logprob=True,
+                rid=rid,
+            )
+        except ValueError:
+            return "aborted" if abort_after is not None else "wrong"
+        if answer["meta_info"]["finish_reason"]["type"] == "abort":
+            return "aborted" if abort_after is not None else "wrong"
+        log_probs = [entry[0] for entry in answer["meta_info"]["output_token_logprobs"]]
+        good = len(log_probs) == wanted and all(value == value and value <= 0 for value in log_probs)
+        return "finished" if good else "wrong"
+
+    def _abort(self, rid: str) -> None:
+        # A request that has ended meanwhile is nothing to abort.
+        if rid in self.engine.tokenizer_manager.rid_to_state:
+            self.engine.tokenizer_manager.abort_request(rid=rid)
 
 
 if __name__ == "__main__":

@@ -107,12 +107,17 @@ def test_an_explicit_file_goes_over_the_variable(tmp_path: Path) -> None:
         ),
         (
             "zzz: 1\n",
-            "FILE line 1: the key zzz is unknown, the keys of the top level are enabled, pattern, scoring, kernels",
+            "FILE line 1: the key zzz is unknown, the keys of the top level are enabled, pattern, scoring, store, kernels",
         ),
         ("on: 1\n", "FILE line 1: the key on is unknown"),
         ('"a\\nb": 1\n', "FILE line 1: the key 'a\\nb' is unknown"),
         ("kernels: 5\n", "FILE line 1: kernels is a section: write its keys indented below it"),
         ("kernels: []\n", "FILE line 1: kernels is a section: write its keys indented below it"),
+        (
+            "kernels:\n  decode: flashinfre\n",
+            "FILE line 2: kernels.decode should be 'auto', 'sglang', 'flashinfer', 'flashmla' or 'fa3', "
+            "but it is 'flashinfre'",
+        ),
         (
             "kernels:\n  scratch_mib: 0\n",
             "FILE line 2: kernels.scratch_mib should be greater than or equal to 1, but it is 0",

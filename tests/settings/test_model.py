@@ -21,7 +21,14 @@ any_settings = st.builds(
     | st.text("FS", max_size=90).map(lambda rest: "F" + rest)
     | st.sampled_from(["1/4", "glm5-1/4", "1/100"])
     | st.builds(UniformPattern, freq=positive, offset=st.none() | positive),
-    kernels=st.fixed_dictionaries({"scratch_mib": positive}),
+    kernels=st.fixed_dictionaries(
+        {"scratch_mib": positive},
+        optional={
+            "indexer": st.sampled_from(["auto", "sglang", "ours"]),
+            "prefill": st.sampled_from(["auto", "sglang", "flashinfer", "flashmla", "fa3"]),
+            "decode": st.sampled_from(["auto", "sglang", "flashinfer", "flashmla", "fa3"]),
+        },
+    ),
 )
 
 
@@ -31,7 +38,14 @@ def test_defaults() -> None:
         "enabled": True,
         "pattern": None,
         "scoring": {"mode": "exact"},
-        "kernels": {"scratch_mib": 256},
+        "store": {
+            "enabled": False,
+            "snapshot_mib": 256,
+            "margin": None,
+            "sort_waiting": False,
+            "self_check": False,
+        },
+        "kernels": {"indexer": "auto", "prefill": "auto", "decode": "auto", "scratch_mib": 256},
     }
 
 

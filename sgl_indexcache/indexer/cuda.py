@@ -1,0 +1,59 @@
+"""Exact selection on CUDA with our fused kernel, in the terms of SGLang's indexer and its metadata.
+
+The same queries, gates and page-packed keys that SGLang hands to DeepGEMM (layers/attention/dsa/dsa_indexer.py),
+read in place, and its three forms of a result: KV slots, offsets into the batch's flattened KV, or positions.
+"""
+
+from typing import Any, Literal
+
+import torch
+
+Form = Literal["slots", "offsets", "positions"]
+
+
+def select_rows(
+    indexer: Any,
+    queries: torch.Tensor,
+    gates: torch.Tensor,
+    index_k: torch.Tensor,
+    page_table: torch.Tensor,
+    request: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    max_length: int,
+    form: Form,
+    offsets: torch.Tensor | None,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the selection int32 of the first R = len(lengths) rows into `out [T, k]`; later rows become -1.
+
+    queries [T, H, 128] fp8; gates [T, H] or [T, H, 1] fp32 with all constants folded in; index_k uint8
+    [pages, 64 * 132]; page_table int32 [B, P]; request and lengths int32 [R]; offsets int32 [R] for form "offsets".
+    """
+    from sgl_indexcache.kernels.score_select import score_select
+
+    rows = lengths.shape[0]
+    if rows < out.shape[0]:
+        out[rows:].fill_(-1)
+    if rows == 0:
+        return
+    score_select(
+        queries[:rows],
+        gates[:rows].reshape(rows, -1),
+        index_k,
+        page_table,
+        request,
+        lengths,
+        out.shape[1],
+        max_length=max_length,
+        initial=indexer.num_init_tokens,
+        local=indexer.num_local_tokens,
+        slots=form == "slots",
+        budget_bytes=budget_bytes,
+        out=out[:rows],
+    )
+    if form == "offsets":
+        assert offsets is not None
+        chosen = out[:rows]
+        chosen.copy_(torch.where(chosen < 0, chosen, chosen + offsets.unsqueeze(1)))

@@ -1,0 +1,78 @@
+"""Seam: which snapshots the rows of a forward read and write, settled where requests become a forward.
+
+`ForwardBatch.init_new` (model_executor/forward_batch_info.py:706) runs on the forward stream, in the scheduler's
+thread, right before the forward, and is the only place that sees both the requests and the forward. Whatever weights
+the next forward may have, it must not read what others selected: an update of weights without a flush forgets the
+snapshots too.
+"""
+
+from typing import Any
+
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
+from sgl_indexcache.store.store import Turn
+
+
+def _after(forward_batch: Any, cls: Any, batch: Any, model_runner: Any, *args: Any, **kwargs: Any) -> Any:
+    store = runtime.current.store
+    if store is not None and not model_runner.is_draft_worker:
+        store.begin(turns(batch, runtime.current.tree), len(batch.reqs))
+    return forward_batch
+
+
+def turns(batch: Any, tree: Any) -> list[Turn]:
+    """The rows of SGLang's ScheduleBatch, request by request; `tree` is None while there is none (warm-up)."""
+    if batch.forward_mode.is_idle():
+        return []
+    if batch.forward_mode.is_decode():
+        lengths = batch.seq_lens if batch.seq_lens_cpu is None else batch.seq_lens_cpu
+        return [
+            Turn(req.req_pool_idx, req.rid, length - 1, length)
+            for req, length in zip(batch.reqs, lengths.tolist(), strict=True)
+            if _plain(req)
+        ]
+    decoding = {id(req) for req in batch.decoding_reqs or ()}
+    found = []
+    for req, start, rows in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
+        if not _plain(req):
+            continue
+        prefill = id(req) not in decoding
+        turn = Turn(req.req_pool_idx, req.rid, start, start + rows, prefill)
+        # The last node ends where these rows begin: only then its tails are theirs.
+        if prefill and tree is not None and 0 < start == req.cache_protected_len:
+            window = req.get_fill_ids()[start : start + min(rows, tree.page_size)]
+            turn = Turn(turn.request, turn.owner, start, turn.end, prefill, window, tree.tails_after(req.last_node))
+        found.append(turn)
+    return found
+
+
+def _plain(req: Any) -> bool:
+    """Whether the tokens say everything about the request's KV."""
+    return req.input_embeds is None and req.positional_embed_overrides is None and req.multimodal_inputs is None
+
+
+def _forget(result: Any, *args: Any, **kwargs: Any) -> Any:
+    if runtime.current.tree is not None:
+        runtime.current.tree.forget()
+    return result
+
+
+_UPDATER = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
+
+SEAM = Seam(
+    name="scheduler",
+    purpose="tell every forward which snapshots its rows read and write",
+    devices=BOTH,
+    hooks=(
+        Hook(
+            "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
+            "after",
+            _after,
+            parameters=("batch", "model_runner"),
+        ),
+        *(
+            Hook(f"{_UPDATER}.update_weights_from_{source}", "after", _forget, parameters=("self", "recv_req"))
+            for source in ("disk", "distributed", "tensor", "ipc")
+        ),
+    ),
+)

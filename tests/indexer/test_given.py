@@ -1,0 +1,103 @@
+"""Rows whose selection is known are left out, and nothing else changes by it."""
+
+import pytest
+import torch
+
+from sgl_indexcache.indexer.exact import LEAST_PRODUCTS, Given, Selector, margin
+from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.kernels.score import score
+
+HEADS, DIM, TOPK = 16, 32, 24
+
+
+def given_of(rows: int, known: list[int]) -> Given:
+    mask = torch.zeros(rows, dtype=torch.bool)
+    mask[known] = True
+    return Given(
+        selection=torch.full((rows, TOPK), -1, dtype=torch.int32),
+        known=mask,
+        watched=torch.ones(rows, dtype=torch.bool),
+        margin=torch.zeros(rows),
+    )
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[Rows, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    rows = Rows.of([1, 3, 2], [400, 90, 30], [300, 1, 30], 333)
+    keys = torch.randn(1000, DIM)
+    table = torch.stack([torch.randperm(1000)[:500] for _ in range(4)]).int()
+    return rows, torch.randn(333, HEADS, DIM), torch.randn(333, HEADS), keys, table
+
+
+@pytest.mark.parametrize(
+    "known", [[], [200], list(range(40, 60)), list(range(300)), [300], [*range(0, 333, 2)]], ids=str
+)
+def test_known_rows_are_left_out_and_the_others_are_as_without(known: list[int], problem: tuple) -> None:
+    rows, q, gates, keys, table = problem
+    asked: list[slice] = []
+
+    def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(part)
+        return q[part], gates[part]
+
+    selector = Selector(TOPK)
+    plain = selector(queries, keys, table, rows)
+    every = len(asked)
+    given = given_of(333, known)
+    marks = torch.full((TOPK,), 7, dtype=torch.int32)
+    given.selection[known] = marks
+    found = selector(queries, keys, table, rows, given)
+    assert found is given.selection
+    rest = torch.ones(333, dtype=torch.bool)
+    rest[known] = False
+    assert torch.equal(found[rest], plain[rest])
+    left = given.known.clone()
+    left[:TOPK] &= False  # rows that see no more than they select are not scored in either case
+    assert (found[left & (rows.length > TOPK)] == 7).all()
+    assert set(given.known.nonzero().squeeze(1).tolist()) <= set(known)
+    if known == list(range(300)):
+        assert len(asked) - every < every
+
+
+def test_a_tile_with_few_rows_left_is_scored_whole(problem: tuple) -> None:
+    rows, q, gates, keys, table = problem
+    given = given_of(333, [row for row in range(100, 300) if row != 222])
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
+    around = given.known[200:250]
+    assert HEADS < LEAST_PRODUCTS
+    assert not around.all()
+    assert int((~given.known[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
+
+
+@pytest.mark.parametrize("rows", [4, 5, 31, 63])
+def test_a_score_does_not_depend_on_the_rows_beside_it(rows: int) -> None:
+    """What LEAST_PRODUCTS relies on, of the BLAS that torch has here."""
+    torch.manual_seed(rows)
+    q, gates, keys = torch.randn(64, HEADS, DIM), torch.randn(64, HEADS), torch.randn(256, DIM)
+    picked = torch.randperm(64)[:rows].sort().values
+    assert rows * HEADS >= LEAST_PRODUCTS
+    assert torch.equal(score(q, keys, gates)[picked], score(q[picked], keys, gates[picked]))
+
+
+def test_margin() -> None:
+    minus, plus = float("-inf"), float("inf")
+    scores = torch.tensor(
+        [[4.0, 1.0, 3.0, 2.0], [4.0, 2.0, 2.0, minus], [1.0, 2.0, minus, minus], [plus, 1.0, 0.5, 0.0]]
+    )
+    chosen = torch.tensor([[0, 2], [0, 1], [0, 1], [0, 1]], dtype=torch.int32)
+    assert margin(scores, chosen).tolist() == [0.25, 0.0, plus, 0.5]
+
+
+def test_margins_are_those_of_the_scores(problem: tuple) -> None:
+    rows, q, gates, keys, table = problem
+    given = given_of(333, [])
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
+    assert (given.margin[301:325] == float("inf")).all()
+    row = 250
+    past = keys[table[1, : int(rows.length[row])].long()]
+    ranked = (
+        score(q[row : row + 1].double(), past.double(), gates[row : row + 1].double())[0].sort(descending=True).values
+    )
+    expected = (ranked[TOPK - 1] - ranked[TOPK]) / ranked.abs().max()
+    assert abs(float(given.margin[row]) - float(expected)) < 1e-5

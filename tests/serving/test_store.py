@@ -1,0 +1,59 @@
+"""The index store in the real engine: the same bits as without it, less indexer work, nothing left over."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+FUZZ = Path(__file__).parents[1] / "store" / "fuzz.py"
+
+
+def test_random_schedules_give_the_bits_that_they_give_without_the_store(tmp_path: Path) -> None:
+    """A small cut of what docs/results/store-fuzz.md reports; salted tenants, repeats and eviction included."""
+    out = tmp_path / "fuzz.json"
+    command = [sys.executable, str(FUZZ), "--schedules", "16", "--mixed", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    found = json.loads(out.read_text())
+    assert found["differing"] == found["unsound"] == []
+    assert found["work_on"]["reused_rows"] > 0
+    assert found["work_off"]["reused_rows"] == 0
+    # Aborts take their own time, so the two engines do not count exactly the same rows.
+    assert found["work_on"]["full_keys"] < found["work_off"]["full_keys"]
+    store = found["store"]
+    assert store["hits"] > 0
+    assert store["evicted"] > 0
+    assert store["dropped"] > 0
+    assert store["free"] + store["held"] == store["slots"]
+    assert store["broken"] == 0
+
+
+def serve(model: Path, *arguments: str) -> str:
+    """Run `serve` with the store on, which must fail as a user error; returns the sentence."""
+    settings = model / "store.yaml"
+    settings.write_text("store: {enabled: true, snapshot_mib: 1}\n")
+    command = [sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model)]
+    done = subprocess.run(
+        [*command, "--config", str(settings), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr[-2000:]
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--disable-radix-cache"], "--disable-radix-cache"), ([], "store.snapshot_mib is too small")],
+    ids=["no-radix", "budget"],
+)
+def test_what_cannot_work_stops_before_weights_load(flags: list[str], words: str, model: Path, tmp_path: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    # The checkpoint has no weights: reading any would be another error.
+    (tmp_path / "config.json").write_text(json.dumps({**config, "index_topk": 2048}))
+    assert words in serve(tmp_path, *flags)
