@@ -1,0 +1,376 @@
+"""Time the indexer on CUDA: score and select, ours in several cuts, beside DeepGEMM with sgl-kernel's top-k.
+
+    python kernels/benchmarks/indexer.py --out indexer.json         # everything, about two minutes
+    python kernels/benchmarks/indexer.py --only decode --parts      # some shapes, and each half alone
+
+First every variant is checked on rows of each shape against float64; a wrong one is called `incorrect` and is not
+timed. Then all that are right take turns, so that a drift of the machine meets them alike; medians, lowest, highest.
+Decode runs in CUDA graphs over the caches of several layers, so that nothing is found in L2 that would not be there
+while serving. SGLang's gather of scattered keys before a prefill is not counted against it. The JSON is a list of
+{phase, rows, keys, heads, shared, name, ms, low, high, correct}.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, padded, score
+from sgl_indexcache.kernels.score_select import score_select
+from sgl_indexcache.kernels.score_select.api import rows_at_once
+from sgl_indexcache.kernels.score_select.reference import pack, unpack
+from sgl_indexcache.kernels.select.api import select
+from sgl_indexcache.kernels.select.reference import select as select_reference
+
+DIM, PAGE, K = 128, 64, 2048
+BUDGET = 256 << 20
+CHECKED_ROWS = 4
+# fp8 products are accumulated by the tensor cores with fewer bits than float32; relative to the largest score.
+TOLERANCE = 1e-3
+GRAPH_LENGTH = 131072
+"""What a captured decode graph must expect, in keys."""
+CUTS = {
+    "ours": (DEFAULT, 16),
+    "ours, 2 stages": (Shape(stages=2), 16),
+    "ours, 4 stages": (Shape(stages=4), 16),
+    "ours, 128 registers": (Shape(registers=128), 16),
+    "ours, keys through registers": (Shape(through_registers=True), 16),
+    "ours, keys through registers, 4 stages": (Shape(through_registers=True, stages=4), 16),
+    "ours, 256 columns, 8 warps": (Shape(columns=256, warps=8), 16),
+    "ours, 256 columns, 4 warps": (Shape(columns=256, warps=4), 16),
+    "ours, select with 8 warps": (DEFAULT, 8),
+    "ours, select with 32 warps": (DEFAULT, 32),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape; `shared` requests read the same pages but for their last."""
+
+    phase: str
+    rows: int
+    keys: int
+    heads: int
+    shared: bool = False
+
+
+CASES = (
+    Case("prefill", 4096, 200_000, 32),
+    Case("prefill", 1024, 200_000, 32),
+    Case("prefill", 4096, 20_000, 32),
+    Case("prefill", 4096, 128_000, 64),
+    Case("decode", 1, 120_000, 32),
+    Case("decode", 8, 120_000, 32, shared=True),
+    Case("decode", 32, 120_000, 32, shared=True),
+    Case("decode", 32, 120_000, 32),
+)
+Call = Callable[[int], torch.Tensor]
+"""Runs one layer by its number and returns the selection [T, k], in any order within a row."""
+
+
+class Problem:
+    """Random queries and gates, and the page-packed caches of some layers with their pages in shuffled order."""
+
+    def __init__(self, case: Case) -> None:
+        make = torch.Generator(device="cuda").manual_seed(case.rows + case.keys)
+        self.case = case
+        self.decode = case.phase == "decode"
+        self.q = torch.randn(case.rows, case.heads, DIM, generator=make, device="cuda").to(torch.float8_e4m3fn)
+        self.weights = torch.rand(case.rows, case.heads, generator=make, device="cuda") / case.heads
+        requests = case.rows if self.decode else 1
+        of_each = -(-case.keys // PAGE)
+        width = max(of_each, GRAPH_LENGTH // PAGE) if self.decode else of_each
+        pages = (of_each + requests if case.shared else of_each * requests) + 1
+        order = torch.randperm(pages, generator=make, device="cuda").to(torch.int32)
+        self.table = torch.zeros(requests, width, dtype=torch.int32, device="cuda")
+        for nth in range(requests):
+            first = 0 if case.shared else nth * of_each
+            self.table[nth, :of_each] = order[first : first + of_each]
+            if case.shared:
+                self.table[nth, of_each - 1] = order[of_each + nth]
+        layers = (8 if case.shared or requests == 1 else 2) if self.decode else 1
+        self.caches = [self._cache(pages, make) for _ in range(layers)]
+        every = torch.arange(case.rows, dtype=torch.int32, device="cuda")
+        self.request = every if self.decode else torch.zeros_like(every)
+        self.lengths = torch.full_like(every, case.keys) if self.decode else case.keys - case.rows + 1 + every
+        self.max_length = width * PAGE if self.decode else case.keys
+
+    @staticmethod
+    def _cache(pages: int, make: torch.Generator) -> torch.Tensor:
+        keys = torch.randn(pages, PAGE, DIM, generator=make, device="cuda").to(torch.float8_e4m3fn)
+        return pack(keys, torch.rand(pages, PAGE, generator=make, device="cuda") + 0.5)
+
+    def logits(self, row: int, layer: int) -> torch.Tensor:
+        """Scores float64 [lengths[row]] of a row."""
+        length = int(self.lengths[row])
+        keys = unpack(self.caches[layer], self.table[int(self.request[row]), : -(-length // PAGE)])[:length]
+        products = (self.q[row].double() @ keys.T).clamp(min=0)
+        return self.weights[row].double() @ products
+
+
+def ours(p: Problem, cut: Shape, warps: int) -> Call:
+    out = torch.empty(p.case.rows, K, dtype=torch.int32, device="cuda")
+    return lambda layer: score_select(
+        p.q, p.weights, p.caches[layer], p.table, p.request, p.lengths, K,
+        max_length=p.max_length, budget_bytes=BUDGET, out=out, shape=cut, warps=warps,
+    )  # fmt: skip
+
+
+def deep_gemm_logits(p: Problem) -> Call:
+    import deep_gemm
+
+    if p.decode:
+        context = p.lengths.unsqueeze(1)
+        schedule = deep_gemm.get_paged_mqa_logits_metadata(context, PAGE, deep_gemm.get_num_sms())
+        query = p.q.unsqueeze(1)
+        return lambda layer: deep_gemm.fp8_paged_mqa_logits(
+            query, p.caches[layer].view(-1, PAGE, 1, DIM + 4), p.weights, context, p.table, schedule, p.max_length,
+            clean_logits=False,
+        )  # fmt: skip
+    packed = p.caches[0][p.table[0].long()]
+    keys = packed[:, : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).view(-1, DIM)[: p.case.keys]
+    scales = packed[:, PAGE * DIM :].contiguous().view(torch.float32).view(-1)[: p.case.keys]
+    start = torch.zeros_like(p.lengths)
+    return lambda layer: deep_gemm.fp8_mqa_logits(p.q, (keys, scales), p.weights, start, p.lengths, clean_logits=False)
+
+
+def sglang(p: Problem) -> Call:
+    from sgl_kernel import fast_topk_v2
+
+    logits = deep_gemm_logits(p)
+    return lambda layer: fast_topk_v2(logits(layer), p.lengths, K)
+
+
+def flashinfer(p: Problem) -> Call:
+    import flashinfer
+
+    logits = deep_gemm_logits(p)
+
+    def call(layer: int) -> torch.Tensor:
+        scores = logits(layer)
+        # It knows no lengths; what lies past them is made invalid first, and timed.
+        columns = torch.arange(scores.shape[1], device="cuda")
+        scores.masked_fill_(columns >= p.lengths.unsqueeze(1), float("-inf"))
+        return flashinfer.top_k(scores, K)[1]
+
+    return call
+
+
+def halves(p: Problem) -> dict[str, Callable[[int], Any]]:
+    """Each half of ours and of SGLang's alone, over the rows that one budget holds; the others repeat it."""
+    rows = min(p.case.rows, rows_at_once(p.case.rows, p.max_length, BUDGET))
+    width = padded(p.max_length)
+    logits = torch.empty(rows, width, device="cuda")
+    maxima = torch.empty(rows, width // BLOCK, device="cuda")
+    part = slice(0, rows)
+
+    def scored(layer: int) -> torch.Tensor:
+        return score(
+            p.q[part], p.weights[part], p.caches[layer], p.table, p.request[part], p.lengths[part],
+            max_length=p.max_length, out=logits, maxima=maxima,
+        )  # fmt: skip
+
+    scored(0)
+    found: dict[str, Callable[[int], Any]] = {
+        f"score of {rows} rows": scored,
+        f"select of {rows} rows": lambda layer: select(
+            logits, p.lengths[part], K, max_length=p.max_length, maxima=maxima
+        ),
+    }
+    try:
+        from sgl_kernel import fast_topk_v2
+
+        found[f"fast_topk_v2 of {rows} rows"] = lambda layer: fast_topk_v2(logits, p.lengths[part], K)
+        found[f"DeepGEMM of {p.case.rows} rows"] = deep_gemm_logits(p)
+    except ImportError as missing:
+        print(f"  absent: {missing}")
+    return found
+
+
+def wrong(p: Problem, call: Call) -> str | None:
+    """Why a variant's selection is wrong, on some rows of its last layer; None if it is right."""
+    layer = len(p.caches) - 1
+    got = call(layer)
+    again = call(layer).clone() if p.case.rows <= 1024 else None
+    step = max(1, (p.case.rows - 1) // max(1, CHECKED_ROWS - 1))
+    for row in sorted({*range(0, p.case.rows, step), p.case.rows - 1}):
+        scores = p.logits(row, layer)
+        chosen = got[row].long()
+        if chosen.unique().numel() != K or int(chosen.min()) < 0 or int(chosen.max()) >= scores.numel():
+            return f"row {row}: not {K} positions within its length"
+        slack = TOLERANCE * float(scores.abs().max())
+        bound = float(scores.topk(K).values[-1])
+        taken = torch.zeros_like(scores, dtype=torch.bool)
+        taken[chosen] = True
+        if bool((scores[chosen] < bound - slack).any()) or bool((~taken & (scores > bound + slack)).any()):
+            return f"row {row}: another selection than float64's"
+    if again is not None and not torch.equal(again.sort(1).values, got.sort(1).values):
+        return "another selection the second time"
+    return None
+
+
+def exact(p: Problem) -> str | None:
+    """Why select differs from its reference on the very logits that score wrote, for some rows; None if it does not."""
+    rows = min(CHECKED_ROWS, p.case.rows)
+    logits = score(
+        p.q[:rows], p.weights[:rows], p.caches[0], p.table, p.request[:rows], p.lengths[:rows], max_length=p.max_length
+    )
+    # Coarse scores tie by the thousand.
+    for scores in (logits, (logits * 4).round()):
+        want = select_reference(scores.cpu().clone(), p.lengths[:rows].cpu(), K)
+        if not torch.equal(select(scores.contiguous(), p.lengths[:rows], K).cpu(), want):
+            return "select differs from its reference"
+    return None
+
+
+def runner(p: Problem, call: Callable[[int], Any]) -> tuple[Callable[[], Any], int]:
+    """What is timed, and how many layers it runs: decode in a graph, prefill as launched."""
+    if not p.decode:
+        return lambda: call(0), 1
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        call(0)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for layer in range(len(p.caches)):
+            call(layer)
+    return graph.replay, len(p.caches)
+
+
+def timed(p: Problem, calls: dict[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of every call, taken in turns."""
+    runs = {name: runner(p, call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for nth in range(repeats + 2):
+        for name, (run, layers) in runs.items():
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            run()
+            end.record()
+            end.synchronize()
+            if nth >= 2:
+                samples[name].append(begin.elapsed_time(end) / layers)
+    return samples
+
+
+def cuts_of(case: Case) -> list[str]:
+    """The variants worth their compilation at a shape: a kernel's compilation takes longer than its measurement."""
+    names = list(CUTS)
+    if case.heads != 32:
+        return [name for name in names if "stages" not in name and "select" not in name]
+    if case.phase == "decode":
+        return [name for name in names if name not in ("ours, 2 stages", "ours, keys through registers, 4 stages")]
+    return [name for name in names if "select" not in name or case == CASES[0]]
+
+
+def candidates(p: Problem, cuts: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
+    for name in cuts_of(p.case) if cuts else ["ours"]:
+        cut, warps = CUTS[name]
+        yield name, lambda cut=cut, warps=warps: ours(p, cut, warps)
+    yield "sglang", lambda: sglang(p)
+    if cuts:
+        yield "DeepGEMM + flashinfer.top_k", lambda: flashinfer(p)
+
+
+def checked(p: Problem, cuts: bool) -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
+    """The calls that are right, and why the others are not."""
+    right: dict[str, Callable[[int], Any]] = {}
+    reasons: dict[str, str] = {}
+    for name, build in candidates(p, cuts):
+        try:
+            call = build()
+            reason = wrong(p, call) or (exact(p) if name == "ours" else None)
+        except ImportError as missing:
+            reasons[name] = f"absent: {missing}"
+            continue
+        except Exception as failure:  # one variant that does not run must not cost the others their measurement
+            reason = f"{type(failure).__name__}: {str(failure)[:200]}"
+        if reason is None:
+            right[name] = call
+        else:
+            reasons[name] = reason
+    return right, reasons
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """For `sgl-indexcache bench kernels`: ours as it is served, and SGLang's, in microseconds."""
+    if not torch.cuda.is_available():
+        print("indexers: nothing to measure without CUDA", file=sys.stderr)
+        return
+    for case in CASES:
+        if case.shared and any(other.rows == case.rows and not other.shared for other in CASES):
+            continue  # the table of choices knows no sharing: requests that share nothing speak for both
+        p = Problem(case)
+        right, reasons = checked(p, cuts=False)
+        us = {name: [1000 * value for value in taken] for name, taken in timed(p, right, 15).items()}
+        failed = {name: reason for name, reason in reasons.items() if not reason.startswith("absent")}
+        yield {
+            "phase": case.phase, "heads": case.heads, "rows": case.rows, "keys": case.keys, "us": us, "wrong": failed
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=("prefill", "decode"), help="one phase")
+    parser.add_argument("--parts", "--profile", action="store_true", help="time score and select alone too")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("the indexer kernels run on CUDA; there is none here")
+    results: list[dict[str, Any]] = []
+    for case in CASES:
+        if options.only not in (None, case.phase):
+            continue
+        p = Problem(case)
+        label = " shared" if case.shared else ""
+        print(f"{case.phase} {case.rows} x {case.keys} x {case.heads} heads{label}", flush=True)
+        right, reasons = checked(p, cuts=True)
+        calls = {**right, **(halves(p) if options.parts else {})}
+        shape = {"phase": case.phase, "rows": case.rows, "keys": case.keys, "heads": case.heads, "shared": case.shared}
+        for name, taken in timed(p, calls, options.repeats).items():
+            ms = statistics.median(taken)
+            results.append(
+                {
+                    **shape,
+                    "name": name,
+                    "ms": ms,
+                    "low": min(taken),
+                    "high": max(taken),
+                    "correct": True if name in right else None,
+                }
+            )
+            print(f"  {name:42} {ms:8.4f} ms  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
+        for name, reason in reasons.items():
+            absent = reason.startswith("absent")
+            results.append({**shape, "name": name, "ms": None, "correct": None if absent else False, "why": reason})
+            print(f"  {name:42} {reason if absent else 'incorrect: ' + reason}", flush=True)
+        del p, calls, right
+        torch.cuda.empty_cache()
+    if options.out:
+        versions = {
+            name: _version(name) for name in ("torch", "triton", "sgl-kernel", "deep-gemm", "flashinfer-python")
+        }
+        machine = {"device": torch.cuda.get_device_name(), "versions": versions}
+        options.out.write_text(
+            json.dumps({"schema": "sgl_indexcache.indexer/1", **machine, "results": results}, indent=1)
+        )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Score and select, some rows at a time, so that the logits alive never exceed a budget."""
+
+import torch
+import triton
+
+from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, check, padded, score
+from sgl_indexcache.kernels.select.api import WARPS, select
+
+ALIGNED_ROWS = 16
+"""Slices begin at multiples of this, so that every pointer keeps its alignment and no kernel compiles twice."""
+
+
+def rows_at_once(rows: int, max_length: int, budget_bytes: int) -> int:
+    """Rows whose logits and maxima fit the budget, at least ALIGNED_ROWS; near equal slices."""
+    a_row = 4 * (padded(max_length) + padded(max_length) // BLOCK)
+    most = max(1, budget_bytes // max(a_row, 1) // ALIGNED_ROWS) * ALIGNED_ROWS
+    slices = triton.cdiv(rows, most)
+    return triton.cdiv(triton.cdiv(rows, slices), ALIGNED_ROWS) * ALIGNED_ROWS
+
+
+def score_select(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    index_k: torch.Tensor,
+    page_table: torch.Tensor,
+    request: torch.Tensor,
+    lengths: torch.Tensor,
+    k: int,
+    *,
+    max_length: int,
+    initial: int = 0,
+    local: int = 0,
+    slots: bool = False,
+    budget_bytes: int = 256 << 20,
+    out: torch.Tensor | None = None,
+    shape: Shape = DEFAULT,
+    warps: int = WARPS,
+) -> torch.Tensor:
+    """Selection int32 `[T, k]`: positions ascending, packed at the front, -1 padded; ties to the lower position.
+
+    q           float8_e4m3fn [T, H, 128] index queries
+    weights     float32 [T, H] head gates with H^-0.5, D^-0.5 and q's scale folded in
+    index_k     uint8 [pages, 64 * (128 + 4)] page-packed index keys, read in place
+    page_table  int32 [B, P] pages of each request; request int32 [T] is each row's line in it
+    lengths     int32 [T] keys that a row may look at; 0 is a padding row and selects nothing
+    max_length  bound of lengths, known to the host
+    initial     first and `local` last positions are selected before all others
+    slots       physical slots page_table[b, p // 64] * 64 + p % 64 instead of positions
+    budget_bytes  bound of the logits that are alive, but at least 16 rows
+    out         int32 [T, k] to write to
+    shape, warps  how the two kernels are cut; for measurements
+
+    Fit for CUDA graphs: launches depend on shapes and max_length alone. Raises ValueError for other layouts.
+    """
+    check(q, weights, index_k, page_table, request, lengths)
+    rows = q.shape[0]
+    if out is None:
+        out = torch.empty(rows, k, dtype=torch.int32, device=q.device)
+    if rows == 0:
+        return out
+    step = rows_at_once(rows, max_length, budget_bytes)
+    width = padded(max_length)
+    scored = max_length > k
+    logits = torch.empty(min(step, rows), width if scored else 0, dtype=torch.float32, device=q.device)
+    maxima = torch.empty(min(step, rows), width // BLOCK, dtype=torch.float32, device=q.device)
+    for first in range(0, rows, step):
+        part = slice(first, min(rows, first + step))
+        here = part.stop - part.start
+        if scored:
+            score(
+                q[part], weights[part], index_k, page_table, request[part], lengths[part],
+                max_length=max_length, initial=initial, local=local, least=k,
+                out=logits[:here], maxima=maxima[:here], shape=shape,
+            )  # fmt: skip
+        select(
+            logits[:here], lengths[part], k, max_length=max_length, maxima=maxima[:here],
+            page_table=page_table if slots else None, request=request[part] if slots else None,
+            out=out[part], warps=warps,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,70 @@
+"""Exact, deterministic selection on CUDA: reference.py's order over rows of logits, two levels deep."""
+
+import torch
+import triton
+
+from sgl_indexcache.kernels.select.kernel import maxima_kernel, select_kernel
+
+PAGE = 64
+BLOCK = 16
+MOST_AT_ONCE = 32768
+"""Numbers of a program's registers: 64 a thread of 16 warps."""
+WARPS = 16
+TILE = 4096
+"""Numbers that are placed at a time."""
+
+
+def select(
+    logits: torch.Tensor,
+    lengths: torch.Tensor,
+    k: int,
+    *,
+    max_length: int | None = None,
+    maxima: torch.Tensor | None = None,
+    page_table: torch.Tensor | None = None,
+    request: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    warps: int = WARPS,
+) -> torch.Tensor:
+    """Positions int32 `[T, k]` of the k best of logits float32 `[T, W]` among the first lengths int32 `[T]` of each
+    row: ascending, packed at the front, -1 padded; of equal logits the lower position wins.
+
+    max_length  a bound of lengths known to the host; W if not given
+    maxima      float32 [T, >= W / 16], the maximum of every 16 logits, computed here if not given
+    page_table  int32 [B, P] with request int32 [T]: give slots page_table[request, p // 64] * 64 + p % 64 instead
+
+    Columns past a row's length are never read as scores. 1 <= k <= 2048. NaN within a length is not supported.
+    Never waits for the device. Raises ValueError for other k or dtypes.
+    """
+    rows, width = logits.shape
+    if not 1 <= k <= MOST_AT_ONCE // BLOCK:
+        raise ValueError(f"k must be 1 to {MOST_AT_ONCE // BLOCK}, not {k}")
+    if logits.dtype != torch.float32 or lengths.dtype != torch.int32:
+        raise ValueError(f"logits must be float32 and lengths int32, not {logits.dtype} and {lengths.dtype}")
+    if out is None:
+        out = torch.empty(rows, k, dtype=torch.int32, device=logits.device)
+    if out.shape != (rows, k) or out.dtype != torch.int32 or out.stride(1) != 1:
+        raise ValueError(f"out must be int32 [{rows}, {k}] with unit stride in a row")
+    if (page_table is None) != (request is None):
+        raise ValueError("slots need both page_table and request")
+    if rows == 0:
+        return out
+    longest = width if max_length is None else max_length
+    blocks = triton.cdiv(longest, BLOCK)
+    if maxima is None and blocks > k:
+        maxima = torch.empty(rows, blocks, dtype=torch.float32, device=logits.device)
+        maxima_kernel[(rows, triton.cdiv(blocks, 128))](
+            logits, lengths, maxima, logits.stride(0), maxima.stride(0), blocks, N=128, BLOCK=BLOCK
+        )
+    wide = triton.next_power_of_2(k)
+    listed = torch.empty(rows, k if blocks > k else 0, dtype=torch.int32, device=logits.device)
+    held = min(MOST_AT_ONCE, max(2 * wide, triton.next_power_of_2(blocks)))
+    select_kernel[(rows,)](
+        logits, logits if maxima is None else maxima, lengths,
+        lengths if page_table is None else page_table, lengths if request is None else request, out, listed,
+        logits.stride(0), 0 if maxima is None else maxima.stride(0),
+        0 if page_table is None else page_table.stride(0), out.stride(0), listed.stride(0), k,
+        N1=held, N2=wide * BLOCK, KP=wide, TILE=min(TILE, held, wide * BLOCK), BLOCK=BLOCK,
+        SLOTS=page_table is not None, num_warps=warps,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,216 @@
+"""The indexer kernels in Triton's interpreter; run by test_score_select.py in a process of its own.
+
+Triton decides at its import whether kernels are interpreted, and other tests want them compiled.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from triton import knobs
+from triton.runtime import interpreter
+
+from sgl_indexcache.kernels.score.api import padded, score
+from sgl_indexcache.kernels.score_select import api, reference, score_select
+from sgl_indexcache.kernels.select.api import select
+from sgl_indexcache.kernels.select.reference import select as select_reference
+
+sys.path.insert(0, str(Path(__file__).parent))
+from indexer_cases import problem
+
+assert knobs.runtime.interpret
+
+patch_tensor = interpreter._patch_lang_tensor
+
+
+def _patch_tensor(tensor: Any, scope: Any) -> None:
+    """NumPy 2.4 makes no int of an array of one element, which is what the interpreter's scalars are."""
+    patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
+interpreter._patch_lang_tensor = _patch_tensor
+patched_modules: set[str] = set()
+
+
+def _call(self: Any, *given: Any, **named: Any) -> Any:
+    """A function that a kernel calls, with its module's language patched once, not for every call: half the time."""
+    if self.fn.__module__ not in patched_modules:
+        interpreter._patch_lang(self.fn)
+        patched_modules.add(self.fn.__module__)
+    return self.rewrite()(*given, **named)
+
+
+interpreter.InterpretedFunction.__call__ = _call
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory holds NaN, or the largest integer, until it is written."""
+    fresh = torch.empty
+
+    def empty(*shape: Any, **options: Any) -> torch.Tensor:
+        out = fresh(*shape, **options)
+        return out.fill_(float("nan") if out.dtype.is_floating_point else torch.iinfo(out.dtype).max)
+
+    monkeypatch.setattr(torch, "empty", empty)
+
+
+ROWS = {
+    "one row": [[63]],
+    "decode": [[1], [111], [600], [0], [64]],
+    "prefill": [[1, 2, 15, 16, 17, 63, 64, 65, 111]],
+    "prefill after a prefix": [[260, 261, 262, 263, 264]],
+    "mixed requests": [[300, 301, 302], [0], [129], list(range(60, 71))],
+}
+
+
+SIZES = [(name, 32, 8) for name in ROWS] + [("mixed requests", 16, 5), ("mixed requests", 64, 16), ("decode", 64, 7)]
+
+
+@pytest.mark.parametrize(("name", "heads", "k"), SIZES)
+def test_equals_the_reference(name: str, heads: int, k: int) -> None:
+    p = problem(ROWS[name], heads)
+    expected = reference.score_select(*p.arguments, k)
+    assert torch.equal(score_select(*p.arguments, k, max_length=p.longest), expected)
+
+
+@pytest.mark.parametrize("rows", [63, 111])
+def test_odd_numbers_of_rows(rows: int) -> None:
+    p = problem([list(range(40)) * 3], 16)
+    by_row = {0, 1, 4, 5}
+    arguments = [part[:rows] if nth in by_row else part for nth, part in enumerate(p.arguments)]
+    expected = reference.score_select(*arguments, 32)
+    assert torch.equal(score_select(*arguments, 32, max_length=p.longest), expected)
+
+
+@pytest.mark.parametrize("shared", [1, 3])
+def test_requests_that_share_pages(shared: int) -> None:
+    p = problem([[210], [255], [193], [90], [400]], shared_pages=shared)
+    expected = reference.score_select(*p.arguments, 8)
+    assert torch.equal(score_select(*p.arguments, 8, max_length=p.longest), expected)
+
+
+@pytest.mark.parametrize("k", [1, 7, 16, 40])
+def test_ties_go_to_the_lower_position(k: int) -> None:
+    p = problem([[611, 500], [37], [290]], equal=True)
+    scores = reference.logits(*p.arguments)
+    assert scores[0, :611].unique().numel() < 10
+    assert torch.equal(score_select(*p.arguments, k, max_length=p.longest), reference.score_select(*p.arguments, k))
+
+
+def test_all_equal_scores_select_the_lowest_positions() -> None:
+    p = problem([[500, 501]])
+    p.weights.zero_()
+    chosen = score_select(*p.arguments, 9, max_length=p.longest)
+    assert torch.equal(chosen, torch.arange(9, dtype=torch.int32).expand(2, 9))
+
+
+def test_short_rows_select_everything_and_scores_do_not_matter() -> None:
+    p = problem([[16], [3], [0]])
+    p.q.view(torch.uint8).fill_(0x7F)
+    chosen = score_select(*p.arguments, 16, max_length=300)
+    assert chosen.tolist() == [list(range(16)), [0, 1, 2] + [-1] * 13, [-1] * 16]
+
+
+@pytest.mark.parametrize(("initial", "local"), [(3, 0), (0, 4), (2, 3), (20, 20)])
+def test_first_and_last_positions_are_forced(initial: int, local: int) -> None:
+    p = problem([[300, 301], [70], [10]])
+    expected = reference.score_select(*p.arguments, 12, initial=initial, local=local)
+    got = score_select(*p.arguments, 12, max_length=p.longest, initial=initial, local=local)
+    assert torch.equal(got, expected)
+
+
+def test_slots() -> None:
+    p = problem([[300, 301], [70], [5], [0]])
+    expected = reference.score_select(*p.arguments, 12, slots=True)
+    assert torch.equal(score_select(*p.arguments, 12, max_length=p.longest, slots=True), expected)
+
+
+def test_rows_in_slices_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = problem([list(range(90, 110))], 16)
+    seen = []
+    inner = api.score
+
+    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(options["out"].numel() * 4 + options["maxima"].numel() * 4)
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(api, "score", counted)
+    budget = 17 * 4 * 136
+    out = torch.full((20, 6), 77, dtype=torch.int32)
+    got = score_select(*p.arguments, 6, max_length=p.longest, budget_bytes=budget, out=out)
+    assert got is out
+    assert len(seen) == 2
+    assert max(seen) <= budget
+    assert torch.equal(out, reference.score_select(*p.arguments, 6))
+
+
+def test_a_bound_of_lengths_beyond_the_longest_row() -> None:
+    p = problem([[100], [64]])
+    table = torch.full((2, 40), 2**30, dtype=torch.int32)
+    table[:, : p.page_table.shape[1]] = p.page_table
+    p.page_table = table
+    assert torch.equal(score_select(*p.arguments, 8, max_length=2560), reference.score_select(*p.arguments, 8))
+
+
+def test_no_rows() -> None:
+    p = problem([])
+    assert score_select(*p.arguments, 8, max_length=640).shape == (0, 8)
+
+
+def test_scores_and_maxima() -> None:
+    p = problem([[150, 151], [65]])
+    width = padded(p.longest)
+    maxima = torch.full((3, width // 16), float("nan"))
+    got = score(*p.arguments, max_length=p.longest, maxima=maxima)
+    expected = reference.logits(*p.arguments)
+    for row, length in enumerate(p.lengths.tolist()):
+        torch.testing.assert_close(got[row, :length].double(), expected[row, :length], rtol=1e-5, atol=1e-5)
+        for block in range(-(-length // 16)):
+            assert maxima[row, block] == got[row, block * 16 : min(length, block * 16 + 16)].max()
+
+
+@pytest.mark.parametrize("width", [1, 63, 111, 600])
+@pytest.mark.parametrize("k", [1, 10, 64])
+def test_select_equals_the_reference(width: int, k: int) -> None:
+    torch.manual_seed(width)
+    # Few values and both zeros: ties at the boundary are the rule.
+    scores = torch.randint(-2, 3, (3, width)).float() * torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)
+    scores = torch.cat([scores, torch.randn(3, width)])
+    lengths = torch.tensor([width, min(1, width), width, max(0, width - 1), width, width // 2], dtype=torch.int32)
+    given = scores.clone()
+    for row, length in enumerate(lengths.tolist()):
+        given[row, length:] = float("nan")
+    assert torch.equal(select(given, lengths, k), select_reference(scores, lengths, k))
+
+
+def test_select_of_a_row_in_several_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose maxima do not fit at once; on a GPU those beyond half a million keys."""
+    from sgl_indexcache.kernels.select import api as module
+
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 64)
+    torch.manual_seed(0)
+    scores = torch.cat([torch.randn(2, 3000), torch.randint(0, 3, (2, 3000)).float()])
+    lengths = torch.tensor([3000, 2999, 2990, 1200], dtype=torch.int32)
+    assert torch.equal(select(scores, lengths, 4), select_reference(scores.clone(), lengths, 4))
+
+
+@pytest.mark.parametrize("k", [0, 2049])
+def test_other_k_are_refused(k: int) -> None:
+    with pytest.raises(ValueError, match="k must be 1 to 2048"):
+        select(torch.randn(1, 100), torch.tensor([100], dtype=torch.int32), k)
+
+
+def test_other_layouts_are_refused() -> None:
+    p = problem([[100]])
+    with pytest.raises(ValueError, match="float8_e4m3fn"):
+        score_select(p.q.float(), *p.arguments[1:], 8, max_length=100)
+    with pytest.raises(ValueError, match="gates"):
+        score_select(p.q, p.weights.double(), *p.arguments[2:], 8, max_length=100)
+    with pytest.raises(ValueError, match="pages"):
+        score_select(p.q, p.weights, p.index_k[:, :-1], *p.arguments[3:], 8, max_length=100)
+    with pytest.raises(ValueError, match="lengths"):
+        score_select(*p.arguments[:5], p.lengths.long(), 8, max_length=100)
