@@ -1,6 +1,7 @@
 """Two servers on one machine, in turn: the same bytes to both, rounds in alternating order, ratios with spread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ class Side:
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 
+
+Measured = tuple[dict[str, Any], list[Record]]
+"""A run's report and its records."""
 
 Start = Callable[[Side, Path, Callable[[float], None]], Any]
 """Starts a side's server: a context manager whose value has `url`. Arguments: side, log file, progress."""
@@ -76,7 +80,7 @@ def run_ab(
     """
     if not 1 <= rounds <= MOST_ROUNDS:
         raise OptionError(f"--rounds {rounds}: give 1 to {MOST_ROUNDS}")
-    loaded: dict[str, list[tuple[dict[str, Any], list[Record]]]] = {"a": [], "b": []}
+    loaded: dict[str, list[Measured]] = {"a": [], "b": []}
     for number in range(rounds):
         # ABBA: what drifts with time (heat, other users of the machine) falls on both.
         for key in ("ab", "ba")[number % 2]:
@@ -84,15 +88,27 @@ def run_ab(
             folder = options.out / f"round-{number + 1}-{key}"
             if not options.quiet:
                 console.print(f"round {number + 1} of {rounds}, {key.upper()}: {side.name}", markup=False)
-            document = _one(side, folder, options, console, start)
-            loaded[key].append((document, load_report(folder)[1]))
-            if document["status"] == "interrupted":
+            with _started(side, folder / "server.log", console, start) as url:
+                measured = measure(url, folder, options, console)
+            loaded[key].append(measured)
+            if measured[0]["status"] == "interrupted":
                 raise KeyboardInterrupt
+    return conclude(pair, loaded, options, console, tolerance)
+
+
+def conclude(
+    pair: tuple[Side, Side],
+    loaded: dict[str, list[Measured]],
+    options: RunOptions,
+    console: Console,
+    tolerance: float = 0.05,
+) -> dict[str, Any]:
+    """Compare the runs of side "a" with as many of side "b": print ratios, write ab.json and ab.html."""
     document, rows = comparison(_pooled(loaded["a"]), _pooled(loaded["b"]), tolerance)
     pairs = zip(loaded["a"], loaded["b"], strict=True)
     per_round = [compare(a[1], b[1], tolerance) for a, b in pairs]
     spread = _spread(rows, per_round)
-    document |= {"schema": SCHEMA, "rounds": rounds, "names": [pair[0].name, pair[1].name], "spread": spread}
+    document |= {"schema": SCHEMA, "rounds": len(per_round), "names": [pair[0].name, pair[1].name], "spread": spread}
     document["server_change"] = {key: [run[0]["server"]["change"] for run in runs] for key, runs in loaded.items()}
     (options.out / "ab.json").write_bytes(msgspec.json.encode(document) + b"\n")
     console.print(f"A: {pair[0].name}; B: {pair[1].name}", markup=False)
@@ -112,32 +128,40 @@ def exit_code(document: dict[str, Any]) -> int:
     return OK if statuses == {"ok"} else INTERRUPTED if "interrupted" in statuses else FAILED
 
 
-def _one(side: Side, folder: Path, options: RunOptions, console: Console, start: Start) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _started(side: Side, log: Path, console: Console, start: Start) -> Iterator[str]:
+    """A side's server while it runs; the value is its address."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with console.status(f"starting {side.name}") as status:
 
         def tell(seconds: float) -> None:
             status.update(f"starting {side.name}, {seconds:.0f} s")
 
-        server = start(side, folder / "server.log", tell)
+        server = start(side, log, tell)
         running = server.__enter__()
     try:
-        target: Target = replace(options.target, url=running.url)
-        # One session of other bytes, so that nobody pays for first-use set-up.
-        warming = replace(
-            options, target=target, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up",
-            conditions=[], html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
-        )  # fmt: skip
-        if options.workload is not None:
-            run_and_report(warming, console)
-        # The caller's salt, or one fixed text: both servers get the same bytes and start with empty caches.
-        salt = options.salt if options.salt is not None else "ab"
-        return run_and_report(replace(options, target=target, out=folder, salt=salt, quiet=True), console)
+        yield running.url
     finally:
         server.__exit__(None, None, None)
 
 
-def _pooled(runs: list[tuple[dict[str, Any], list[Record]]]) -> tuple[dict[str, Any], list[Record]]:
+def measure(url: str, folder: Path, options: RunOptions, console: Console) -> Measured:
+    """Run `options` against the server at `url`, after a warm-up; everything is written into `folder`."""
+    target: Target = replace(options.target, url=url)
+    # One session of other bytes, so that nobody pays for first-use set-up.
+    warming = replace(
+        options, target=target, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up",
+        conditions=[], html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
+    )  # fmt: skip
+    if options.workload is not None:
+        run_and_report(warming, console)
+    # The caller's salt, or one fixed text: both servers get the same bytes and start with empty caches.
+    salt = options.salt if options.salt is not None else "ab"
+    document = run_and_report(replace(options, target=target, out=folder, salt=salt, quiet=True), console)
+    return document, load_report(folder)[1]
+
+
+def _pooled(runs: list[Measured]) -> Measured:
     """All rounds of a side as one run; sessions of different rounds stay apart."""
     records = []
     for number, (_, found) in enumerate(runs):

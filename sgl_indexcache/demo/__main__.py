@@ -1,9 +1,12 @@
-"""Serve the nano DSA model with the real SGLang, talk to it, and show what the pattern saved.
+"""Serve the nano DSA model with the real SGLang, talk to it, and show what the pattern saved; then the same by load.
 
 python -m sgl_indexcache.demo
 """
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +18,26 @@ from sgl_indexcache import nano
 from sgl_indexcache.demo.conversation import Conversation, Turn
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.launch import Server
+from sgl_indexcache.loadtest.ab import Side, conclude, exit_code, measure
+from sgl_indexcache.loadtest.drive.shape import Level
+from sgl_indexcache.loadtest.options import RunOptions
+from sgl_indexcache.loadtest.target import Target
+from sgl_indexcache.loadtest.workload.spec import load_workload
 from sgl_indexcache.nano.dialogue import DialogueTurn, demo_dialogue
 from sgl_indexcache.pattern import Pattern, read_config
 from sgl_indexcache.pattern.draw import strip
 
 MODEL = Path(nano.__file__).parent / "checkpoint"
-LOGS = Path(".cache/demo")
+RESULTS = Path(".cache/demo")
+"""takes the servers' logs and the report of the load test"""
 # Of layers 1 to 10 the four whose single flip raised the calibration loss least: the interrupted first step of
 # `sgl-indexcache search` on this model (docs/results/raw/nano/search-first-step.jsonl). The uniform 1/2 loses facts.
 PATTERN = "FFFFSFSFFSSFFFFF"
 TOOL_BYTES = 1_200
 """bytes, so tokens, of a turn's tool output; the first turn's is twice as long"""
 NEW_TOKENS = 48
+SESSIONS = 4
+"""sessions of the load test, four turns each"""
 SERVER_FLAGS = (
     "--dtype float32 --mem-fraction-static 0.3 --max-total-tokens 16384 --max-running-requests 4 "
     "--chunked-prefill-size 2048 --random-seed 0 --log-level warning --skip-server-warmup"
@@ -42,33 +53,49 @@ class Run:
     work: dict[str, int]
 
 
-def converse(console: Console, name: str, pattern: Pattern, questions: list[DialogueTurn]) -> Run:
-    """Serve the model with `pattern` and hold the conversation."""
-    console.print(f"\n[bold]{name}[/bold]")
-    console.print(strip(pattern))
-    arguments = ["--model-path", str(MODEL), "--pattern", str(pattern), *SERVER_FLAGS.split()]
-    server = Server(arguments, LOGS / f"{name.replace(' ', '-')}.log")
+def converse(console: Console, server: Server, questions: list[DialogueTurn]) -> Run:
+    """Hold the conversation with a running server, showing it."""
+    Conversation(server.url, MODEL, 2).ask("hello")  # keeps first-use set-up out of the first turn's time
+    talk = Conversation(server.url, MODEL, NEW_TOKENS)
+    turns, found = [], []
+    for question in questions:
+        for message in question.messages:
+            talk.add(message["role"], message["content"])
+        console.print(f"  {question.question} ", end="")
+        turn = talk.ask(question.question, lambda piece: console.print(_answer(piece), end="", soft_wrap=True))
+        turns.append(turn)
+        found.append(question.value in turn.text)
+        console.print("  [green]right[/green]" if found[-1] else f"  [red]wrong, it is {question.value}[/red]")
+    return Run(turns, found, server.indexcache_state()["work"])
+
+
+@contextmanager
+def serving(console: Console, side: Side) -> Iterator[Server]:
+    """A side's server, with progress while it starts and stops."""
+    server = Server(side.arguments, RESULTS / f"{side.name.replace(' ', '-')}.log")
     status = console.status("starting the server")
     server.waiting = lambda seconds: status.update(f"starting the server, {seconds:.0f} s")
     with status:
         server.start()
     try:
-        Conversation(server.url, MODEL, 2).ask("hello")  # keeps first-use set-up out of the first turn's time
-        talk = Conversation(server.url, MODEL, NEW_TOKENS)
-        turns, found = [], []
-        for question in questions:
-            for message in question.messages:
-                talk.add(message["role"], message["content"])
-            console.print(f"  {question.question} ", end="")
-            turn = talk.ask(question.question, lambda piece: console.print(_answer(piece), end="", soft_wrap=True))
-            turns.append(turn)
-            found.append(question.value in turn.text)
-            console.print("  [green]right[/green]" if found[-1] else f"  [red]wrong, it is {question.value}[/red]")
-        work = server.indexcache_state()["work"]
+        yield server
     finally:
         with console.status("stopping the server"):
             server.stop()
-    return Run(turns, found, work)
+
+
+def load() -> RunOptions:
+    """A small load test: agents in turn, the same bytes to both servers."""
+    return RunOptions(
+        # The address is each server's own. Printable bytes: the model's tokens are bytes.
+        target=Target(url="http://127.0.0.1", api="generate", token_range="32:127"),
+        out=RESULTS / "load",
+        workload=load_workload("demo", None),
+        workload_name="demo",
+        levels=[Level("closed", 1, 1)],
+        sessions=SESSIONS,
+        salt="demo",
+    )
 
 
 def _answer(piece: str) -> Text:
@@ -86,8 +113,20 @@ def main() -> int:
         "Facts are planted in a conversation; four turns ask for them over its growing prefix."
     )
     questions = demo_dialogue(seed=1, questions=4, tool_bytes=TOOL_BYTES)
-    ours = converse(console, "pattern on", pattern, questions)
-    theirs = converse(console, "every layer Full", full, questions)
+    options = load()
+    shutil.rmtree(options.out, ignore_errors=True)
+    sides = {key: Side(name=name, arguments=_arguments(letters)) for key, name, letters in (
+        ("b", "pattern on", pattern), ("a", "every layer Full", full),
+    )}  # fmt: skip
+    runs, loads = {}, {}
+    for key, side in sides.items():
+        console.print(f"\n[bold]{side.name}[/bold]")
+        console.print(strip(pattern if key == "b" else full))
+        with serving(console, side) as server:
+            runs[key] = converse(console, server, questions)
+            with console.status(f"a load test of {SESSIONS} small agentic sessions"):
+                loads[key] = [measure(server.url, options.out / key, options, Console(quiet=True))]
+    ours, theirs = runs["b"], runs["a"]
     console.print()
     console.print(_table(ours, theirs))
     looked, skipped = ours.work["full_keys"], ours.work["shared_keys"]
@@ -96,7 +135,13 @@ def main() -> int:
         f"{len(pattern.shared_layers)} Shared layers skipped {skipped:,} "
         f"([bold]{skipped / (looked + skipped):.0%} saved[/bold])."
     )
-    return 0
+    console.print("\nThe same two servers under the load test's agentic sessions:")
+    document = conclude((sides["a"], sides["b"]), loads, options, console)
+    return int(exit_code(document))
+
+
+def _arguments(pattern: Pattern) -> list[str]:
+    return ["--model-path", str(MODEL), "--pattern", str(pattern), *SERVER_FLAGS.split()]
 
 
 def _table(ours: Run, theirs: Run) -> Table:
