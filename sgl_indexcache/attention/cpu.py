@@ -13,6 +13,7 @@ from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.exact import Selector
 from sgl_indexcache.indexer.project import project_key, project_query
 from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.indexer.two_level import TwoLevel
 from sgl_indexcache.store import IndexStore
 from sgl_indexcache.telemetry.work import IndexerWork
 
@@ -34,6 +35,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.scratch_bytes = scratch_bytes
         self.shared_layers = shared_layers
         self.store: IndexStore | None = None
+        self.two_level: TwoLevel | None = None
         self.work = IndexerWork()
         self.rows = Rows.of([], [], [], 0)
         self.keys_seen = 0
@@ -50,6 +52,8 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.keys_seen = int(self.rows.length.sum())
         if self.store is not None:
             self.store.lay_out(self.rows.request, self.rows.length)
+        if self.two_level is not None:
+            self.two_level.pages.begin(self.rows)
 
     def support_triton(self) -> bool:
         """Send SGLang's own batch preparation down its torch paths."""
@@ -75,6 +79,9 @@ class IndexCacheCpuBackend(AttentionBackend):
         key = project_key(indexer, x, positions)
         self.pool.set_index_k(layer_id, forward_batch.out_cache_loc, key)
         if not return_indices:
+            if self.two_level is not None:
+                self.two_level.pages.store_keys(layer_id, self.pool.index_k(layer_id), self.slot_table, self.rows)
+                self.two_level.pages.lose(self.rows)
             return None
         selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
 
@@ -82,7 +89,11 @@ class IndexCacheCpuBackend(AttentionBackend):
             return project_query(indexer, x[part], q_lora[part], positions[part])
 
         given = None if self.store is None else self.store.given(layer_id)
-        selection = selector(queries, self.pool.index_k(layer_id), self.slot_table, self.rows, given)
+        index_k = self.pool.index_k(layer_id)
+        if self.two_level is None:
+            selection = selector(queries, index_k, self.slot_table, self.rows, given)
+        else:
+            selection = self.two_level.select(layer_id, selector, queries, index_k, self.slot_table, self.rows, given)
         reused = keys_reused = 0
         if self.store is not None and given is not None:
             self.store.put(layer_id, given)
