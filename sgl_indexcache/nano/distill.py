@@ -8,6 +8,15 @@ estimate over whichever queries are drawn, with all keys present.
 
 import torch
 
+from sgl_indexcache.distill.indexing import visible
+from sgl_indexcache.kernels.attention_kl import attention_distribution, divergence, entropy, mass_on_best
+
+
+def row_share(answers: torch.Tensor) -> torch.Tensor:
+    """How likely each query is drawn, float32 [B, T]: see sample_rows."""
+    marked = answers.float()
+    return 1.0 + marked * (answers.shape[1] / marked.sum(1, keepdim=True).clamp(min=1))
+
 
 def sample_rows(
     answers: torch.Tensor, count: int, generator: torch.Generator, only_answers: bool = False
@@ -17,11 +26,7 @@ def sample_rows(
     About half of them are queries that predict a byte of an answer (bool [B, T]), if the row has any: these
     need context from far back, and are a thousandth of all. With `only_answers` all are such queries.
     """
-    length = answers.shape[1]
-    marked = answers.float()
-    if only_answers:
-        return torch.multinomial(marked, count, replacement=True, generator=generator)
-    share = 1.0 + marked * (length / marked.sum(1, keepdim=True).clamp(min=1))
+    share = answers.float() if only_answers else row_share(answers)
     return torch.multinomial(share, count, replacement=True, generator=generator)
 
 
@@ -43,18 +48,13 @@ def row_divergence(
         topk: size of a selection, for the mass that the indexer's own top k holds.
     """
     length = k.shape[2]
-    hidden = torch.arange(length, device=k.device) > rows[..., None]
+    seen = visible(rows, None, length)
     if bias is not None:
-        hidden = hidden | (bias[:, 0].gather(1, rows[..., None].expand(-1, -1, length)) < 0)
+        seen = seen & (bias[:, 0].gather(1, rows[..., None].expand(-1, -1, length)) == 0)
     with torch.no_grad():
         some = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
-        logits = torch.matmul(some, k.mT).float() * q.shape[-1] ** -0.5
-        target = logits.masked_fill(hidden[:, None], float("-inf")).softmax(-1).mean(1)
-        entropy = -(target * target.clamp(min=1e-30).log()).sum(-1)
-    masked = scores.masked_fill(hidden, float("-inf"))
-    guess = masked.log_softmax(-1).masked_fill(hidden, 0.0)
-    divergence = -(target * guess).sum(-1) - entropy
+        target = attention_distribution(some, k, seen, q.shape[-1] ** -0.5)
+    kl = divergence(target, scores, seen)
     with torch.no_grad():
-        chosen = masked.topk(min(topk, length), dim=-1, sorted=False).indices
-        mass = target.gather(-1, chosen).sum(-1)
-    return torch.stack((divergence.mean(), entropy.mean(), mass.mean()))
+        mass = mass_on_best(target, scores, seen, topk)
+    return torch.stack((kl.mean(), entropy(target).mean(), mass.mean()))

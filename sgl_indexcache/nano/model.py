@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sgl_indexcache.nano import functional
+from sgl_indexcache.distill import functional
+from sgl_indexcache.distill.functional import Rotary
+from sgl_indexcache.distill.indexing import Projected, Scorer, score_causal, selection_bias
+from sgl_indexcache.distill.parameters import Attention, Mlp
 from sgl_indexcache.nano.distill import row_divergence
-from sgl_indexcache.nano.functional import Rotary
-from sgl_indexcache.nano.indexing import Indexer, Scorer, index_projections, score_causal, selection_bias
 from sgl_indexcache.nano.shape import NanoShape
+from sgl_indexcache.pattern import Pattern
 
 
 class Projections(NamedTuple):
@@ -41,32 +43,6 @@ class Pieces(NamedTuple):
     weigh: Callable[..., Any] = functional.weigh
 
 
-class Attention(nn.Module):
-    """Parameters of multi-head latent attention with its indexer."""
-
-    def __init__(self, shape: NanoShape) -> None:
-        super().__init__()
-        heads, hidden, rank = shape.num_attention_heads, shape.hidden_size, shape.kv_lora_rank
-        self.q_a_proj = nn.Linear(hidden, shape.q_lora_rank, bias=False)
-        self.q_a_layernorm = nn.RMSNorm(shape.q_lora_rank)
-        self.q_b_proj = nn.Linear(shape.q_lora_rank, heads * shape.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(hidden, rank + shape.qk_rope_head_dim, bias=False)
-        self.kv_a_layernorm = nn.RMSNorm(rank)
-        self.kv_b_proj = nn.Linear(rank, heads * (shape.qk_nope_head_dim + shape.v_head_dim), bias=False)
-        self.o_proj = nn.Linear(heads * shape.v_head_dim, hidden, bias=False)
-        self.indexer = Indexer(shape)
-
-
-class Mlp(nn.Module):
-    """Parameters of the SwiGLU block."""
-
-    def __init__(self, shape: NanoShape) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
-
-
 class Layer(nn.Module):
     """One decoder layer."""
 
@@ -75,31 +51,15 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden_size)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size)
-        self.mlp = Mlp(shape)
+        self.mlp = Mlp(shape.hidden_size, shape.intermediate_size)
 
     def weights_before(self) -> tuple[torch.Tensor, ...]:
         """In the order of functional.before_attention."""
-        a = self.self_attn
-        return (
-            self.input_layernorm.weight,
-            a.q_a_proj.weight,
-            a.q_a_layernorm.weight,
-            a.q_b_proj.weight,
-            a.kv_a_proj_with_mqa.weight,
-            a.kv_a_layernorm.weight,
-            a.kv_b_proj.weight,
-        )
+        return self.self_attn.weights_before(self.input_layernorm.weight)
 
     def weights_after(self) -> tuple[torch.Tensor, ...]:
         """In the order of functional.after_attention."""
-        m = self.mlp
-        return (
-            self.self_attn.o_proj.weight,
-            self.post_attention_layernorm.weight,
-            m.gate_proj.weight,
-            m.up_proj.weight,
-            m.down_proj.weight,
-        )
+        return (self.self_attn.o_proj.weight, self.post_attention_layernorm.weight, *self.mlp.weights())
 
 
 class Decoder(nn.Module):
@@ -118,6 +78,8 @@ class NanoModel(nn.Module):
     Attributes:
         dtype: of matrix products; the residual stream and the parameters stay float32.
         scorer: computes index scores of all rows (plain torch, or the Triton kernel on a GPU).
+        pattern: Shared layers attend to, and are measured against, the indexer of their producer. It takes
+            effect when it is set; training begins all Full.
     """
 
     def __init__(self, shape: NanoShape, dtype: torch.dtype = torch.float32) -> None:
@@ -125,6 +87,7 @@ class NanoModel(nn.Module):
         self.shape, self.dtype = shape, dtype
         self.pieces = Pieces()
         self.scorer: Scorer = score_causal
+        self.pattern = Pattern("F" * shape.num_hidden_layers)
         self.model = Decoder(shape)
         self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
         self._tables: dict[int, Rotary] = {}
@@ -136,7 +99,7 @@ class NanoModel(nn.Module):
 
         Args:
             tokens: int64 [B, T].
-            sparse: attend to each layer's own selection (k = index_topk) instead of everything before.
+            sparse: attend to the selection of each layer's producer (k = index_topk), not to everything before.
             rows: int64 [B, R] query positions on which each layer's KL is measured; None measures none.
             learn: keep the graph of the backbone; False for the warm-up, where only indexers train.
 
@@ -149,15 +112,22 @@ class NanoModel(nn.Module):
         with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
             stream = self.model.embed_tokens(tokens).view(batch * length, -1)
         measured: list[torch.Tensor] = []
-        for layer in self.model.layers:
+        bias: torch.Tensor | None = None
+        guess: Projected | None = None
+        for layer, letter in zip(self.model.layers, self.pattern.letters, strict=True):
             assert isinstance(layer, Layer)
             with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
                 parts = self._project(layer, stream, rotary, batch)
-                bias = self._bias(layer, parts, rotary) if sparse else None
+                if sparse and letter == "F":
+                    bias = self._bias(layer, parts, rotary)
                 context = self._attend(parts, bias)
                 after = self.pieces.after(stream, context, layer.weights_after())
             if rows is not None:
-                measured.append(self._divergence(layer, parts, bias, rotary, rows))
+                if letter == "F":
+                    # The indexer learns from the model, the model never from the indexer (DSA).
+                    guess = layer.self_attn.indexer(parts.x.detach(), parts.latent.detach(), rotary, rows)
+                assert guess is not None
+                measured.append(self._divergence(guess, parts, bias, rows))
             stream = after
         if not measured:
             return stream, torch.zeros(len(self.model.layers), 3, device=tokens.device)
@@ -205,8 +175,8 @@ class NanoModel(nn.Module):
     def _bias(self, layer: Layer, parts: Projections, rotary: Rotary) -> torch.Tensor:
         """[B, 1, T, T] in the model's dtype: 0 at the selected positions, -inf elsewhere."""
         with torch.no_grad():
-            q, k, gates = index_projections(layer.self_attn.indexer, parts.x, parts.latent, rotary, self.shape)
-            return selection_bias(q, k, gates, self.shape.index_topk, self.scorer, self.dtype)
+            projected = layer.self_attn.indexer(parts.x, parts.latent, rotary)
+            return selection_bias(projected, self.shape.index_topk, self.scorer, self.dtype)
 
     def _attend(self, parts: Projections, bias: torch.Tensor | None) -> torch.Tensor:
         """Attention's result [B * T, heads * value]; causal, or with the selection's bias."""
@@ -221,16 +191,7 @@ class NanoModel(nn.Module):
         return out.transpose(1, 2).reshape(-1, q.shape[1] * value)
 
     def _divergence(
-        self,
-        layer: Layer,
-        parts: Projections,
-        bias: torch.Tensor | None,
-        rotary: Rotary,
-        rows: torch.Tensor,
+        self, guess: Projected, parts: Projections, bias: torch.Tensor | None, rows: torch.Tensor
     ) -> torch.Tensor:
-        # The indexer learns from the model, the model never from the indexer (DSA): inputs are detached.
-        q, k, gates = index_projections(
-            layer.self_attn.indexer, parts.x.detach(), parts.latent.detach(), rotary, self.shape, rows
-        )
-        scores = self.pieces.weigh(torch.matmul(q.flatten(1, 2), k.mT), gates)
+        scores = self.pieces.weigh(torch.matmul(guess.q.flatten(1, 2), guess.k.mT), guess.gates)
         return row_divergence(scores, parts.q.detach(), parts.k.detach(), rows, bias, self.shape.index_topk)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sgl_indexcache.nano import functional
+from sgl_indexcache.distill import functional
 from sgl_indexcache.nano.distill import sample_rows
 from sgl_indexcache.nano.initial import initialise
 from sgl_indexcache.nano.model import NanoModel, Pieces
@@ -40,7 +40,7 @@ def prepare(model: NanoModel, device: torch.device, compiled: bool) -> NanoModel
     """Move the model, and on a GPU put the fast versions of its parts in place."""
     model.to(device)
     if device.type == "cuda":
-        from sgl_indexcache.nano.score_kernel import score_causal_kernel
+        from sgl_indexcache.distill.score_kernel import score_causal_kernel
 
         model.scorer = score_causal_kernel
         torch.set_float32_matmul_precision("high")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sgl_indexcache.distill.indexing import Projected, score_causal, selection_bias
 from sgl_indexcache.nano.export import export
-from sgl_indexcache.nano.indexing import score_causal, selection_bias
 from sgl_indexcache.nano.initial import initialise
 from sgl_indexcache.nano.layout import shapes_of
 from sgl_indexcache.nano.model import NanoModel
@@ -62,7 +62,7 @@ def test_logits_equal_transformers(tmp_path: Path, topk: int) -> None:
 
 def test_a_selection_has_exactly_k_entries_also_on_ties() -> None:
     q, k = torch.zeros(2, 50, 3, 8), torch.zeros(2, 50, 8)
-    bias = selection_bias(q, k, torch.ones(2, 50, 3), 7, score_causal, torch.float32)
+    bias = selection_bias(Projected(q, k, torch.ones(2, 50, 3)), 7, score_causal, torch.float32)
     counts = (bias == 0).sum(-1)[:, 0]
     assert torch.equal(counts, torch.arange(1, 51).clamp(max=7).expand(2, -1))
     assert not (bias[:, 0] == 0).triu(1).any()
