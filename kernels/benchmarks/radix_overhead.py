@@ -3,10 +3,11 @@
 Use: `SGLANG_USE_CPU_ENGINE=1 python kernels/benchmarks/radix_overhead.py --out radix-overhead.json`
 
 A generated trace of conversations (shared system prompts, turns that go on, repeats, other branches) is put to both
-trees, alternately; the best of some rounds counts. Both trees must end equal. Exit status 1 above the limit.
+trees, step by step; the best of some rounds counts. Both trees must end equal. Exit status 1 above the limit.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -82,44 +83,68 @@ def build(ours: bool) -> Any:
     return tree_class()(params, IndexStore(pool, range(LAYERS), 64, 1e-5))
 
 
-def run(tree: Any, sequences: list[tuple[Any, int]], capacity: int) -> tuple[float, float]:
-    """Seconds in match, insert, split and evict, and seconds in the store's part before a forward (0 without one)."""
-    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
-    from sglang.srt.mem_cache.radix_cache import RadixKey
+class Clocked:
+    """A tree, and the seconds spent in its operations and in the store's part before forwards."""
 
-    from sgl_indexcache.store import Turn
+    def __init__(self, ours: bool, capacity: int) -> None:
+        self.tree = build(ours)
+        self.store = getattr(self.tree, "store", None)
+        self.capacity = capacity
+        self.values = torch.arange(1 << 14, dtype=torch.int64)
+        self.in_tree = self.before_forward = 0.0
 
-    store = getattr(tree, "store", None)
-    values = torch.arange(1 << 14, dtype=torch.int64)
-    in_tree = before_forward = 0.0
-    clock = time.perf_counter
-    for number, (tokens, prompt) in enumerate(sequences):
+    def serve(self, number: int, tokens: Any, prompt: int) -> None:
+        """Match the prompt, insert it, insert the finished sequence, and evict what is too much."""
+        from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
+        from sglang.srt.mem_cache.radix_cache import RadixKey
+
+        tree, store, clock = self.tree, self.store, time.perf_counter
         request = SimpleNamespace(req_pool_idx=1, rid=number)
         begin = clock()
         match = tree.match_prefix(MatchPrefixParams(key=RadixKey(tokens, limit=prompt - 1)))
-        in_tree += clock() - begin
-        cached = len(match.device_indices)
+        self.in_tree += clock() - begin
         if store is not None:
             begin = clock()
-            tails = tree.tails_after(match.last_device_node) if cached else []
-            window = tokens[cached : min(prompt, cached + PAGE)]
-            store.begin([Turn(1, number, cached, prompt, True, window, tails)])
-            for position in range(prompt, min(prompt + 1, len(tokens))):
-                store.begin([Turn(1, number, position, position + 1)])
-            before_forward += clock() - begin
+            self._forwards(number, tokens, prompt, match)
+            self.before_forward += clock() - begin
         begin = clock()
         for end in (prompt, len(tokens)):
             key = RadixKey(tokens, limit=end).page_aligned(PAGE)
-            result = tree.insert(InsertParams(key=key, value=values[: len(key)]))
+            result = tree.insert(InsertParams(key=key, value=self.values[: len(key)]))
             first = (end - 1) // PAGE * PAGE
             if store is not None and first:
                 tree._keep(request, result.last_device_node, len(key) - first, first, tokens[first:end])
         if store is not None:
             store.end(1)
-        if tree.evictable_size() > capacity:
-            tree.evict(EvictParams(num_tokens=tree.evictable_size() - capacity))
-        in_tree += clock() - begin
-    return in_tree, before_forward
+        if tree.evictable_size() > self.capacity:
+            tree.evict(EvictParams(num_tokens=tree.evictable_size() - self.capacity))
+        self.in_tree += clock() - begin
+
+    def _forwards(self, number: int, tokens: Any, prompt: int, match: Any) -> None:
+        """The hook before the prefill and before one forward of decode."""
+        from sgl_indexcache.store import Turn
+
+        cached = len(match.device_indices)
+        tails = self.tree.tails_after(match.last_device_node) if cached else []
+        window = tokens[cached : min(prompt, cached + PAGE)]
+        self.store.begin([Turn(1, number, cached, prompt, True, window, tails)])
+        self.store.begin([Turn(1, number, prompt, prompt + 1)])
+
+
+def run(sequences: list[tuple[Any, int]], capacity: int) -> dict[str, Clocked]:
+    """Serve the trace on both trees, step by step, each going first every other time."""
+    clocked = {"plain": Clocked(False, capacity), "ours": Clocked(True, capacity)}
+    names = list(clocked)
+    # Garbage would be collected in whichever tree happens to be on the clock.
+    gc.collect()
+    gc.disable()
+    try:
+        for number, (tokens, prompt) in enumerate(sequences):
+            for name in names if number % 2 else reversed(names):
+                clocked[name].serve(number, tokens, prompt)
+    finally:
+        gc.enable()
+    return clocked
 
 
 def main() -> int:
@@ -138,14 +163,12 @@ def main() -> int:
     ends: dict[str, Any] = {}
     state: dict[str, int] = {}
     for _ in range(asked.rounds):
-        for name in ("plain", "ours"):
-            tree = build(name == "ours")
-            in_tree, before_forward = run(tree, sequences, asked.capacity)
-            times[name].append(in_tree)
-            ends[name] = (tree.total_size(), tree.token_to_kv_pool_allocator.freed)
-            if name == "ours":
-                before.append(before_forward)
-                state = tree.store.snapshot()
+        for name, clocked in run(sequences, asked.capacity).items():
+            times[name].append(clocked.in_tree)
+            ends[name] = (clocked.tree.total_size(), clocked.tree.token_to_kv_pool_allocator.freed)
+            if clocked.store is not None:
+                before.append(clocked.before_forward)
+                state = clocked.store.snapshot()
     if ends["plain"] != ends["ours"]:
         print(f"error: the trees differ at the end: {ends}")
         return 1

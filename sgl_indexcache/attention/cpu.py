@@ -37,6 +37,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.store: IndexStore | None = None
         self.two_level: TwoLevel | None = None
         self.work = IndexerWork()
+        self.kernels = {(phase, work): "torch" for phase in ("prefill", "decode") for work in ("indexer", "attention")}
         self.rows = Rows.of([], [], [], 0)
         self.keys_seen = 0
 

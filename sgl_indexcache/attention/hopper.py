@@ -45,6 +45,7 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         self.shared_layers = frozenset(pattern.shared_layers)
         self.layers = len(pattern)
         self.work = IndexerWork()
+        self.kernels: dict[tuple[str, str], str] = {}
         self.chooser = Chooser(
             settings=kernels,
             heads=self.num_q_heads,
@@ -130,6 +131,7 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
 
     def _use(self, consumer: Consumer, phase: Phase) -> None:
         self._consumer, self._phase = consumer, phase
+        self.kernels[phase, "attention"] = consumer
         name = self._flags[phase] if consumer == "sglang" else _SGLANG_NAME[consumer]
         if phase == "prefill":
             # SGLang has settled flashmla_auto by now, and will again for the next batch.
@@ -150,7 +152,9 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
 
     def indexer_for(self, phase: Phase, rows: int) -> Indexer:
         """Who scores and selects for these rows of the forward in preparation."""
-        return self.chooser.indexer(phase, rows, self._longest)
+        chosen = self.chooser.indexer(phase, rows, self._longest)
+        self.kernels[phase, "indexer"] = chosen
+        return chosen
 
     def select(
         self,

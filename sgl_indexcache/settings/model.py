@@ -28,7 +28,38 @@ class UniformPattern(_Section):
 class Scoring(_Section):
     """How a Full layer scores the keys."""
 
-    mode: Literal["exact"] = Field(default="exact", description="exact: every key of the context is scored.")
+    mode: Literal["exact", "two_level"] = Field(
+        default="exact",
+        description=(
+            "exact: every key of the context is scored. two_level: pages of 64 tokens are shortlisted by their mean "
+            "key, and only their keys are scored; an approximation, whose recall is measured while serving."
+        ),
+    )
+    shortlist: Annotated[int, Field(ge=64, le=1_000_000_000)] | Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.25,
+        description=(
+            "Size of a query's shortlist in two_level: a number of keys (an integer, at least the model's index_topk), "
+            "or a fraction of the pages before the query (a number with a decimal point, up to 1.0)."
+        ),
+    )
+    window_pages: int = Field(
+        default=1, ge=1, le=1024, description="Pages just before a query's own that every shortlist holds."
+    )
+    recall_floor: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description=(
+            "When the sampled queries of a context found less than this part of their exact selections, the layer "
+            "scores the rest of that context exactly. 0 never does."
+        ),
+    )
+    sample_rows: int = Field(
+        default=256,
+        ge=1,
+        le=1_000_000_000,
+        description="One query in this many is also scored exactly, to measure recall.",
+    )
 
 
 class Kernels(_Section):
@@ -94,6 +125,43 @@ class Store(_Section):
     )
 
 
+class Telemetry(_Section):
+    """What a server tells about the plugin, beside SGLang's own metrics."""
+
+    metrics: bool = Field(
+        default=True,
+        description="Put the plugin's metrics into SGLang's /metrics, where --enable-metrics serves it.",
+    )
+    events: bool = Field(
+        default=True,
+        description="Publish prefixes stored, reused and evicted, changed patterns and fallbacks as events over ZMQ.",
+    )
+    address: str = Field(
+        default="ipc",
+        description=(
+            "Where events are published. ipc: Unix sockets in a folder of this user alone. ipc:///FOLDER: in that "
+            "folder, which must have mode 0700. tcp://HOST:PORT: on this and the next port, two for every "
+            "data-parallel rank; only with keys."
+        ),
+    )
+    keys: str | None = Field(
+        default=None,
+        description=(
+            "Folder with CURVE keys for TCP: server.key_secret, and the public keys of those who may connect in "
+            "clients/*.key, as zmq.auth.create_certificates writes them."
+        ),
+    )
+    queue: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Events that may wait to be published; those that find the queue full are dropped and counted.",
+    )
+    replay: int = Field(
+        default=1024, ge=0, le=100_000, description="Newest events that are kept for readers that come or return late."
+    )
+
+
 def _check_pattern(value: Any) -> Any:
     if isinstance(value, str):
         try:
@@ -125,6 +193,7 @@ class Settings(_Section):
     scoring: Scoring = Field(default_factory=Scoring, description="How a Full layer scores the keys.")
     store: Store = Field(default_factory=Store, description="What is kept of the indexer's work on a cached prefix.")
     kernels: Kernels = Field(default_factory=Kernels, description="Which kernels serve, and their bounds.")
+    telemetry: Telemetry = Field(default_factory=Telemetry, description="What a server tells about the plugin.")
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.sglang_port import index_store, runtime
+from sgl_indexcache.sglang_port import index_store, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.self_check import stop
 
@@ -84,6 +84,7 @@ def _create(model_runner: "ModelRunner") -> Any:
     runtime.current.store = index_store.build(model_runner, pattern, settings.store)
     if device == "cpu":
         backend.store = runtime.current.store
+        backend.two_level = two_level.build(model_runner, pattern, settings.scoring)
     return backend
 
 

@@ -3,15 +3,16 @@
 from typing import Any
 
 from sgl_indexcache import __version__
-from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port import metrics, runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
 from sgl_indexcache.store.check import check
 
 
-def _describe() -> dict[str, Any]:
+def _describe(scheduler: Any) -> dict[str, Any]:
     pattern = runtime.current.pattern
     work = getattr(runtime.current.backend, "work", None)
     store = runtime.current.store
+    two_level = getattr(runtime.current.backend, "two_level", None)
     if store is not None and runtime.current.settings.store.self_check and runtime.current.tree is not None:
         check(store, runtime.current.tree.nodes())
     return {
@@ -20,12 +21,14 @@ def _describe() -> dict[str, Any]:
         "scoring": runtime.current.settings.scoring.mode,
         "work": work.snapshot() if work is not None else None,
         "store": store.snapshot() if store is not None else None,
+        "two_level": two_level.work.snapshot() if two_level is not None else None,
+        "telemetry": metrics.of(scheduler).snapshot(),
     }
 
 
 def _after(result: Any, scheduler: Any, recv_req: Any) -> Any:
     if runtime.current.backend is not None:
-        result.internal_state["indexcache"] = _describe()
+        result.internal_state["indexcache"] = _describe(scheduler)
     return result
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from sgl_indexcache.pattern import Pattern, PatternError
 from sgl_indexcache.pattern import resolve as resolve_pattern
 from sgl_indexcache.settings import SettingsError
-from sgl_indexcache.sglang_port import index_store, refusals, runtime
+from sgl_indexcache.sglang_port import index_store, refusals, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
+from sgl_indexcache.telemetry import address
 
 _PATTERN_KEYS = ("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset")
 
@@ -39,6 +40,9 @@ def _post_init(original: Any, args: Any) -> None:
     original(args)
     refusals.check(args, device_of_process())
     index_store.check(args, runtime.current.settings.store, device_of_process(), pattern, config)
+    two_level.check(args, runtime.current.settings.scoring, device_of_process(), config)
+    if runtime.current.settings.telemetry.events:
+        address.check(runtime.current.settings.telemetry.address, runtime.current.settings.telemetry.keys)
 
 
 def _apply_pattern(args: Any) -> tuple[Pattern, Any]:

@@ -14,6 +14,7 @@ from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.search import wire
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, BrokenSeamError, Hook, Seam
+from sgl_indexcache.telemetry.events import PatternChanged, emit
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
         backend.shared_layers = frozenset(pattern.shared_layers)
     if store is not None:
         store.configure(pattern.full_layers)
-    runtime.current.pattern = pattern
+    if getattr(backend, "two_level", None) is not None:
+        backend.two_level.pages.configure(pattern.full_layers)
+    before, runtime.current.pattern = runtime.current.pattern, pattern
+    emit(PatternChanged(pattern=str(pattern), before=str(before)))
     logger.info(f"the pattern in force is now {pattern}")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sgl_indexcache.indexer.rows import Rows, Span
 from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, unpack_summary
-from sgl_indexcache.store.digest import WIDTH, count_pages, most_selected
+from sgl_indexcache.store.digest import WIDTH, count_pages, most_selected, vote
 
 RECORD_BYTES = {"scale": 4, "digest": 4 * WIDTH, "guard": 8, "filled": 2, "generation": 4}
 """Bytes of a page and Full layer beside the summary's index_head_dim."""
@@ -55,7 +55,7 @@ class Pages:
         self.generation = torch.zeros(shape, dtype=torch.int32)
         self.open = torch.zeros(len(layers), self._requests, self._width, dtype=torch.int16)
         self._end = torch.zeros(self._requests, dtype=torch.int64)
-        self._whole: dict[int, bool] = {}
+        self._lost: dict[int, int] = {}
 
     def forget(self) -> None:
         """No record is valid any longer, although KV may stay."""
@@ -68,8 +68,10 @@ class Pages:
         """Note, once a forward, which requests go on with the page that they have open."""
         for span in rows.spans:
             start = span.length - span.rows
-            going_on = int(self._end[span.request]) == start and self._whole.get(span.request, False)
-            self._whole[span.request] = start % PAGE == 0 or going_on
+            if start % PAGE == 0:
+                self._lost.pop(span.request, None)
+            elif int(self._end[span.request]) != start:
+                self._lost[span.request] = start // PAGE
             self._end[span.request] = span.length
 
     def store_keys(self, layer: int, keys: torch.Tensor, slot_table: torch.Tensor, rows: Rows) -> None:
@@ -102,13 +104,12 @@ class Pages:
 
         `ids` as of the span. A digest is written when its page is full, and only if all 64 queries were counted.
         """
-        if not self._whole[span.request]:
+        if self._lost.get(span.request) == begin // PAGE:
             # The page that was open has lost rows; those after it are whole.
-            skip = -begin % PAGE
+            skip = PAGE - begin % PAGE
             begin, selections = begin + skip, selections[skip:]
             if not selections.shape[0]:
                 return
-            self._whole[span.request] = True
         index = self._layer[layer]
         end = begin + selections.shape[0]
         first, last = begin // PAGE, (end - 1) // PAGE
@@ -124,6 +125,12 @@ class Pages:
         if end % PAGE:
             open_page.copy_(counts[-1])
 
+    def lose(self, rows: Rows) -> None:
+        """This forward's queries select nothing: the pages that they leave open get no digest."""
+        for span in rows.spans:
+            if span.length % PAGE:
+                self._lost[span.request] = span.length // PAGE
+
     def store_recall(self, layer: int, page: int, wanted: int, found: int) -> None:
         """Add sampled queries of KV page `page`: positions that they should have and have selected."""
         self.guard[self._layer[layer], page] += torch.tensor([wanted, found], dtype=torch.int32)
@@ -132,25 +139,33 @@ class Pages:
 
     def ids(self, slot_table: torch.Tensor, span: Span) -> torch.Tensor:
         """KV page ids int64 `[P]` of a request's pages."""
-        return slot_table[span.request, : span.length : PAGE].long() // PAGE
+        ids: torch.Tensor = slot_table[span.request, : span.length : PAGE].long() // PAGE
+        return ids
 
     def valid(self, layer: int, ids: torch.Tensor) -> torch.Tensor:
         """Which of these pages have a record of 64 keys, written under the configuration in force; bool `[P]`."""
         index = self._layer[layer]
-        return (self.filled[index, ids] == PAGE) & (self.generation[index, ids] == self._generation)
+        full: torch.Tensor = self.filled[index, ids] == PAGE
+        return full & (self.generation[index, ids] == self._generation)
 
     def means(self, layer: int, ids: torch.Tensor) -> torch.Tensor:
         """Mean keys float32 `[P, D]`."""
-        return unpack_summary(self.summaries[self._layer[layer], ids])
+        means: torch.Tensor = unpack_summary(self.summaries[self._layer[layer], ids])
+        return means
 
-    def digests(self, layer: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Digests int16 `[P, WIDTH]` (-1 padded) and their counts."""
-        pages, counts = self.digest[self._layer[layer], ids].unbind(1)
-        return pages, counts
+    def vote(self, layer: int, ids: torch.Tensor, pages: int, width: int) -> torch.Tensor:
+        """The pages, below `pages` and at most `width`, that these pages' digests name most; int64, ascending."""
+        found, counts = self.digest[self._layer[layer], ids].unbind(1)
+        return vote(found, counts, pages, width)
 
     def recall(self, layer: int, ids: torch.Tensor) -> torch.Tensor:
         """Positions that sampled queries of these pages should have and have selected, int64 `[P, 2]`."""
         return self.guard[self._layer[layer], ids].long()
+
+    @property
+    def valid_pages(self) -> int:
+        """KV pages with a record as `valid` asks for; all Full layers are written alike, so the first one is asked."""
+        return int(((self.filled[0] == PAGE) & (self.generation[0] == self._generation)).sum())
 
     @property
     def used_bytes(self) -> int:

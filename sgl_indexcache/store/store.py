@@ -14,6 +14,7 @@ from sgl_indexcache.indexer.exact import Given
 from sgl_indexcache.store.pool import Pool
 from sgl_indexcache.store.tables import Layout, Row, Tables
 from sgl_indexcache.store.tails import Tail, Tails, common
+from sgl_indexcache.telemetry.events import EvictReason, SnapshotListener
 
 TAILS_PER_PREFIX = 16
 """Different continuations that are kept of one prefix."""
@@ -91,6 +92,7 @@ class IndexStore:
         self.window = pool.window
         self.tolerance = tolerance
         self.counters = StoreCounters()
+        self.listener: SnapshotListener | None = None
         self.generation = 0
         self._tables = Tables(requests, pool.window)
         self._clock = 0
@@ -166,6 +168,8 @@ class IndexStore:
             self.counters.kept += 1
         else:  # the end of this request's prompt was kept before
             tail.tokens, tail.used = tokens, self._clock
+        if self.listener is not None:
+            self.listener.stored(slot, first, tokens, space)
         self._supersede(tail)
         return True
 
@@ -179,14 +183,14 @@ class IndexStore:
     def drop(self, tails: Tails) -> None:
         """The prefix of these tails is gone."""
         for tail in list(tails):
-            self._remove(tail)
+            self._remove(tail, "prefix")
             self.counters.dropped += 1
 
     def forget(self) -> None:
         """Nothing kept is valid any longer: flush, other weights, another pattern."""
         self.generation += 1
         for tail in list(self._kept.values()):
-            self._remove(tail)
+            self._remove(tail, "prefix")
             self.counters.dropped += 1
         for request in list(self._live):
             self.end(request)
@@ -268,6 +272,8 @@ class IndexStore:
         self.counters.hits += 1
         self._reading.add(tail.slot)
         self._touch(tail)
+        if self.listener is not None:
+            self.listener.reused(tail.slot, shared)
         return tail, shared, twin
 
     def _track(self, turn: Turn, alone: bool) -> _Live:
@@ -310,7 +316,7 @@ class IndexStore:
             tail = next((tail for slot, tail in self._lru.items() if slot not in self._reading), None)
             if tail is None:
                 return None
-            self._remove(tail)
+            self._remove(tail, "room")
             self.counters.evicted += 1
             slot = self._free.pop()
         self._writers.add(slot)
@@ -345,14 +351,16 @@ class IndexStore:
         others = [other for other in beside if other is not tail and other.slot in self._lru]
         for other in others:
             if tail.tokens[: len(other.tokens)] == other.tokens:
-                self._remove(other)
+                self._remove(other, "replaced")
                 self.counters.evicted += 1
         spare = sorted((other for other in others if other.slot in self._lru), key=lambda other: other.used)
         for other in spare[: max(0, len(beside) - TAILS_PER_PREFIX)]:
-            self._remove(other)
+            self._remove(other, "room")
             self.counters.evicted += 1
 
-    def _remove(self, tail: Tail) -> None:
+    def _remove(self, tail: Tail, reason: EvictReason) -> None:
+        if self.listener is not None:
+            self.listener.evicted(tail.slot, reason)
         tail.holder.remove(tail)
         del self._kept[tail.slot]
         self._lru.pop(tail.slot, None)

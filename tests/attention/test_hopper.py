@@ -46,7 +46,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> IndexCacheHopperBackend:
     made._consumer, made._phase, made._longest = "sglang", "decode", None
     made._dense_prefill, made.use_mha = True, False
     made.dsa_index_topk, made.layers, made.shared_layers = K, 4, frozenset({1, 2, 3})
-    made.work, made.budget_bytes = IndexerWork(), 1 << 20
+    made.work, made.budget_bytes, made.kernels = IndexerWork(), 1 << 20, {}
     made._arange_buf, made.device = torch.arange(64, dtype=torch.int32), "cpu"
     monkeypatch.setattr(DeepseekSparseAttnBackend, "init_forward_metadata", lambda self, batch: None)
     monkeypatch.setattr(

@@ -135,7 +135,7 @@ def test_an_explicit_file_goes_over_the_variable(tmp_path: Path) -> None:
             "FILE line 1: kernels.scratch_mib should be a valid integer, but it is 1.5",
         ),
         ("enabled: 1\n", "FILE line 1: enabled should be a valid boolean, but it is 1"),
-        ("scoring: {mode: fast}", "FILE line 1: scoring.mode should be 'exact', but it is 'fast'"),
+        ("scoring: {mode: fast}", "FILE line 1: scoring.mode should be 'exact' or 'two_level', but it is 'fast'"),
         ("pattern: FSX\n", "FILE line 1: pattern: the pattern has 'X' at position 2"),
         ("pattern: ''\n", "FILE line 1: pattern: the pattern is empty"),
         ("pattern: glm5-1/5\n", "FILE line 1: pattern: there is no preset named 'glm5-1/5': did you mean"),

@@ -37,7 +37,13 @@ def test_defaults() -> None:
     assert found.model_dump() == {
         "enabled": True,
         "pattern": None,
-        "scoring": {"mode": "exact"},
+        "scoring": {
+            "mode": "exact",
+            "shortlist": 0.25,
+            "window_pages": 1,
+            "recall_floor": 0.9,
+            "sample_rows": 256,
+        },
         "store": {
             "enabled": False,
             "snapshot_mib": 256,
@@ -46,6 +52,14 @@ def test_defaults() -> None:
             "self_check": False,
         },
         "kernels": {"indexer": "auto", "prefill": "auto", "decode": "auto", "scratch_mib": 256},
+        "telemetry": {
+            "metrics": True,
+            "events": True,
+            "address": "ipc",
+            "keys": None,
+            "queue": 4096,
+            "replay": 1024,
+        },
     }
 
 

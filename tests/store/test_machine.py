@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from .simulation import PAGE, Request, Simulation
 
 tenants = st.sampled_from([None, None, "a", "b"])
+seldom = st.sampled_from([False, False, False, True])
 
 
 class Machine(RuleBasedStateMachine):
@@ -17,7 +18,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(slots=st.integers(1, 7), settled=st.sampled_from([0.0, 0.8, 1.0]))
     def start(self, slots: int, settled: float) -> None:
         self.simulation = Simulation(slots, settled)
-        self.texts: list[list[int]] = [[1] * 9]
+        self.texts: list[list[int]] = [[1] * 9, [0, 1] * 9, [0] * 26]
 
     @rule(data=st.data(), tenant=tenants, chunk=st.sampled_from([PAGE, 2 * PAGE, 64]))
     def admit(self, data: Any, tenant: str | None, chunk: int) -> None:
@@ -33,6 +34,28 @@ class Machine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 99), tenant=tenants)
     def repeat(self, index: int, tenant: str | None) -> None:
         self.simulation.admit(self.texts[index % len(self.texts)], tenant, 64)
+
+    @rule(
+        index=st.integers(0, 99),
+        tenant=tenants,
+        answer=st.lists(st.integers(0, 1), max_size=7),
+        question=st.lists(st.integers(0, 1), min_size=1, max_size=5),
+        turns=st.integers(1, 3),
+    )
+    def converse(self, index: int, tenant: str | None, answer: list[int], question: list[int], turns: int) -> None:
+        """Turns of one conversation, each prompt repeated once, the others standing still meanwhile."""
+        tokens = self.texts[index % len(self.texts)]
+        for _ in range(turns):
+            for _ in range(2):
+                request = self.simulation.admit(tokens[:40], tenant, 64)
+                if request is None:
+                    return
+                for token in answer:
+                    self.simulation.decode([request], token)
+                self.simulation.finish(request)
+                self.simulation.check()
+            tokens = list(request.tokens) + question
+        self.texts.append(tokens[:40])
 
     @precondition(lambda self: self.simulation.running)
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=6))
@@ -56,14 +79,16 @@ class Machine(RuleBasedStateMachine):
 
         self.simulation.tree.evict(EvictParams(num_tokens=tokens))
 
-    @rule()
-    def update_weights(self) -> None:
-        self.simulation.update_weights()
+    @rule(now=seldom)
+    def update_weights(self, now: bool) -> None:
+        if now:
+            self.simulation.update_weights()
 
     @precondition(lambda self: not self.simulation.running)
-    @rule()
-    def flush(self) -> None:
-        self.simulation.flush()
+    @rule(now=seldom)
+    def flush(self, now: bool) -> None:
+        if now:
+            self.simulation.flush()
 
     @invariant()
     def sound(self) -> None:

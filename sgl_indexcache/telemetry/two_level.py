@@ -1,0 +1,65 @@
+"""Counts of two-level scoring in one scheduler process: work, and the recall guard's measurements."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class LayerRecall:
+    """What the guard saw of one Full layer."""
+
+    rows: int = 0
+    """rows that were also scored exactly"""
+    wanted: int = 0
+    """positions of their exact selections"""
+    found: int = 0
+    """of them, those that two-level scoring selected"""
+    fallbacks: int = 0
+    """requests' turns that went back to exact scoring, because the recall of their context lay below the floor"""
+
+
+@dataclass(slots=True)
+class TwoLevelWork:
+    """Plain counters since the process started; only the forward's own thread writes them.
+
+    A row is one query of one layer, a key one (query, key) pair of one layer.
+    """
+
+    rows: int = 0
+    """rows whose keys were shortlisted"""
+    exact_rows: int = 0
+    """rows that were scored exactly: short contexts, fallbacks, invalid pages"""
+    exact_keys: int = 0
+    """keys of those rows"""
+    keys_seen: int = 0
+    """keys that exact scoring would have scored for all these rows"""
+    keys_scored: int = 0
+    """keys that were scored for them"""
+    keys_sampled: int = 0
+    """keys that the guard's samples scored beside"""
+    summaries_scored: int = 0
+    """page summaries that were scored beside"""
+    invalid: int = 0
+    """turns scored exactly, because a page of their prefix had no valid record"""
+    layers: defaultdict[int, LayerRecall] = field(default_factory=lambda: defaultdict(LayerRecall))
+
+    def snapshot(self) -> dict[str, Any]:
+        """The counters by name, for /server_info; `recall` and `fallbacks` by layer."""
+        return {
+            "rows": self.rows,
+            "exact_rows": self.exact_rows,
+            "exact_keys": self.exact_keys,
+            "keys_seen": self.keys_seen,
+            "keys_scored": self.keys_scored,
+            "keys_sampled": self.keys_sampled,
+            "summaries_scored": self.summaries_scored,
+            "invalid": self.invalid,
+            "sampled_rows": {str(layer): seen.rows for layer, seen in sorted(self.layers.items())},
+            "recall": {
+                str(layer): round(seen.found / seen.wanted, 5)
+                for layer, seen in sorted(self.layers.items())
+                if seen.wanted
+            },
+            "fallbacks": {str(layer): seen.fallbacks for layer, seen in sorted(self.layers.items())},
+        }

@@ -1,0 +1,192 @@
+"""Telemetry of the real server on the CPU: what is scraped is the catalogue, and events tell what happened."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sgl_indexcache.launch import Server
+from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
+from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.search import wire
+from sgl_indexcache.telemetry import names
+from sgl_indexcache.telemetry.events import Fallback, PatternChanged, PrefixEvicted, PrefixReused, PrefixStored
+from sgl_indexcache.telemetry.subscriber import Subscriber
+
+pytestmark = pytest.mark.engine
+
+PATTERN = "FSF"
+SETTINGS = f"""
+pattern: {PATTERN}
+scoring: {{mode: two_level, shortlist: 384, recall_floor: 1.0, sample_rows: 8}}
+store: {{enabled: true, snapshot_mib: 8}}
+"""
+FLAGS = [
+    *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"),
+    *("--max-running-requests", "4", "--log-level", "warning", "--skip-server-warmup", "--enable-metrics"),
+]
+PROMPT = Random(5).choices(range(256), k=1000)
+SGLANG_LABELS = {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("telemetry")
+    model = write_random_model(folder / "model", RandomModelSpec(layers=len(PATTERN), index_topk=64))
+    settings = folder / "indexcache.yaml"
+    settings.write_text(SETTINGS)
+    arguments = ["--model-path", str(model), "--config", str(settings), *FLAGS]
+    # A short one: what lies below it are Unix sockets.
+    with tempfile.TemporaryDirectory(prefix="ic") as private:
+        environment = {"OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": private}
+        with Server(arguments, folder / "server.log", environment) as running:
+            yield running
+
+
+def ask(server: Server, path: str, body: dict[str, Any] | None = None) -> None:
+    request = urllib.request.Request(
+        server.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        assert answer.status == 200
+
+
+def generate(server: Server) -> None:
+    ask(
+        server,
+        "/generate",
+        {"input_ids": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 3, "ignore_eos": True}},
+    )
+
+
+def scraped(server: Server) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Our samples by name, then by labels without SGLang's."""
+    with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith(names.PREFIX):
+                assert set(sample.labels) >= SGLANG_LABELS, sample
+                own = tuple((name, value) for name, value in sample.labels.items() if name not in SGLANG_LABELS)
+                found.setdefault(sample.name, {})[own] = sample.value
+    return found
+
+
+def described(server: Server) -> dict[str, Any]:
+    return dict(server.indexcache_state()["telemetry"])
+
+
+def spelled(found: dict[str, dict[tuple[tuple[str, str], ...], float]]) -> dict[str, float]:
+    return {
+        name + ("{" + ",".join(f'{label}="{text}"' for label, text in labels) + "}" if labels else ""): value
+        for name, series in found.items()
+        for labels, value in series.items()
+    }
+
+
+def test_what_is_scraped_is_the_catalogue_before_any_request(server: Server) -> None:
+    found = scraped(server)
+    assert set(found) == {metric.scraped for metric in names.CATALOGUE}
+    for metric in names.CATALOGUE:
+        allowed = {label.name: label.values for label in metric.labels}
+        for labels in found[metric.scraped]:
+            assert {name for name, _ in labels} == set(allowed), metric.name
+            assert all(not allowed[name] or text in allowed[name] for name, text in labels), metric.name
+    assert found["sgl_indexcache_active"] == {(): 1}
+    assert found["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 1}
+    assert found["sgl_indexcache_layers"] == {(("layers", "full"),): 2, (("layers", "shared"),): 1}
+
+
+def test_work_is_counted_the_same_in_both_places_and_told_in_events(server: Server) -> None:
+    """Runs after the scrape of a fresh server: prompts, a flush and a switch, read by one subscriber."""
+    stream = described(server)["events"]
+    assert stream["address"].startswith("ipc://")
+    assert Path(stream["address"].removeprefix("ipc://")).parent.stat().st_mode & 0o777 == 0o700
+    with Subscriber(stream["address"], stream["replay_address"]) as subscriber:
+        generate(server)
+        generate(server)
+        # Counters come to /metrics within a quarter of a second of the last step.
+        for _ in range(40):
+            time.sleep(0.25)
+            values, here = spelled(scraped(server)), described(server)["metrics"]
+            if values == here:
+                break
+        assert values == here
+        check_values(values, server)
+        ask(server, "/flush_cache")
+        ask(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
+        time.sleep(0.6)
+        found = subscriber.replay()
+    assert found is not None
+    assert [envelope.sequence for envelope in found] == list(range(1, len(found) + 1))
+    check_events([envelope.event for envelope in found])
+    assert scraped(server)["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 0, (("pattern", "FFS"),): 1}
+    assert sum(scraped(server)["sgl_indexcache_events_total"].values()) == len(found)
+
+
+def check_values(values: dict[str, float], server: Server) -> None:
+    state = server.indexcache_state()
+    work, two_level, store = state["work"], state["two_level"], state["store"]
+    rows, keys = "sgl_indexcache_indexer_rows_total", "sgl_indexcache_indexer_keys_total"
+    shared = 'layers="shared",result="skipped",reason="producer"'
+    assert values[f"{rows}{{{shared}}}"] == work["shared_rows"] > len(PROMPT)
+    assert values[f"{keys}{{{shared}}}"] == work["shared_keys"] > len(PROMPT) ** 2 / 2
+    full = {name: values[f'{keys}{{layers="full",{name}}}'] for name in full_labels()}
+    assert min(full.values()) > 0, full
+    assert full['result="scored",reason="exact"'] + full['result="scored",reason="two_level"'] == two_level["keys_scored"]
+    assert sum(full.values()) - work["reused_keys"] == two_level["keys_seen"]
+    assert values['sgl_indexcache_selections_reused_total{source="snapshot"}'] == work["reused_rows"] > 0
+    assert values['sgl_indexcache_snapshot_lookups_total{result="hit"}'] == store["hits"] == 1
+    assert values["sgl_indexcache_snapshots_kept_total"] == store["kept"] > 0
+    assert values["sgl_indexcache_store_pages_valid"] >= len(PROMPT) // 64
+    assert values['sgl_indexcache_store_bytes{part="snapshots"}'] == store["bytes"] > 0
+    for layer, recall in two_level["recall"].items():
+        hit, missed = (
+            values[f'sgl_indexcache_recall_positions_total{{layer="{layer}",result="{result}"}}']
+            for result in ("found", "missed")
+        )
+        assert hit / (hit + missed) == pytest.approx(recall, abs=1e-5)
+    assert values["sgl_indexcache_recall_floor"] == 1.0
+    assert values['sgl_indexcache_fallbacks_total{reason="recall"}'] == sum(two_level["fallbacks"].values()) > 0
+    assert values['sgl_indexcache_kernel_info{phase="prefill",work="indexer",kernel="torch"}'] == 1
+
+
+def full_labels() -> list[str]:
+    scored = [f'result="scored",reason="{reason}"' for reason in ("exact", "two_level")]
+    return [*scored, *(f'result="skipped",reason="{reason}"' for reason in ("shortlist", "snapshot"))]
+
+
+def check_events(found: list[Any]) -> None:
+    stored = {event.snapshot: event for event in found if isinstance(event, PrefixStored)}
+    assert stored
+    assert all(event.tokens % 64 == 0 and event.rows <= 64 for event in stored.values())
+    reused = [event for event in found if isinstance(event, PrefixReused)]
+    assert len(reused) == 1
+    assert stored[reused[0].snapshot].tokens == reused[0].tokens == len(PROMPT) // 64 * 64
+    gone = {event.snapshot for event in found if isinstance(event, PrefixEvicted)}
+    assert gone == set(stored)  # the flush took them all
+    assert [event for event in found if isinstance(event, PatternChanged)] == [
+        PatternChanged(pattern="FFS", before=PATTERN)
+    ]
+    assert any(isinstance(event, Fallback) and event.layer in (0, 2) for event in found)
+
+
+def test_top_once_reads_it(server: Server) -> None:
+    command = [sys.executable, "-m", "sgl_indexcache.cli", "top", "--once", "--json", "--url", server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["pattern"] == "FFS"
+    assert seen["recall"]["mean"] is not None
+    assert seen["latency"]["ttft_ms"]["p50"] > 0
+    assert seen["events"]["total"] > 0
