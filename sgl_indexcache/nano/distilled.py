@@ -73,8 +73,9 @@ class System:
 
 def systems(layers: int, searched: Sequence[str], warmup: int, sparse: int) -> list[System]:
     """All systems, in the order in which they are run: what matters most comes first."""
-    full, half, quarter = (Pattern.uniform(layers, freq) for freq in (1, 2, 4))
+    full, half, quarter, eighth = (Pattern.uniform(layers, freq) for freq in (1, 2, 4, 8))
     found = [System("full", full), System("uniform-1-2", half), System("uniform-1-4", quarter)]
+    found.append(System("uniform-1-8", eighth))
     for letters in searched:
         pattern = Pattern.parse(letters, layers)
         found.append(System(f"searched-{len(pattern.full_layers)}-of-{layers}", pattern))

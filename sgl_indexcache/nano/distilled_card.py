@@ -18,6 +18,7 @@ TITLES = {
     "full": "full DSA",
     "uniform-1-2": "uniform 1/2",
     "uniform-1-4": "uniform 1/4",
+    "uniform-1-8": "uniform 1/8",
     "distilled-1-2": "uniform 1/2, stage 1",
     "distilled-1-4": "uniform 1/4, stage 1",
     "own-layer-1-2": "uniform 1/2, stage 1 without the cross-layer term",
@@ -114,6 +115,9 @@ def page(results: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     asked = ", ".join(f"{name} {value}" for name, value in last["plan"].items())
     items = "\n".join(f"- {line}" for line in verdicts(results))
     sequences = next(iter(results[0]["loss"].values()))["sequences"]
+    names = {each["name"] for each in results}
+    left = [title(name) for name in ORDER if name not in names]
+    missing = f"Not run, for want of time: {'; '.join(left)}." if left else "Every system of the command was run."
     return f"""# Distillation of the retained indexers of the nano model
 
 Retained indexers learn from the attention of all layers that they serve (stage 1), then the whole model learns under
@@ -135,6 +139,7 @@ producer's, mean over layers; over queries anywhere in text, and over those that
 
 - Stage 2 trains the rest of the model too, so its losses are to be compared with the control: full DSA trained for as
   many steps of stage 2.
+- {missing}
 - One seed, one order of the data. No interval was computed for the losses; differences of a few needles are noise.
 - Stage 1's divergence is taken on sampled queries, half of them at answers; see `nano/distill.py`.
 
