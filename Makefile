@@ -18,7 +18,7 @@ demo: install  ## serve a small trained model with the real SGLang, without a GP
 	@$(BIN)/python -m sgl_indexcache.demo
 
 test: install  ## run the tests; PYTEST_ARGS="-m 'not engine'" leaves the slow ones out
-	$(BIN)/python -m pytest tests --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --durations=15 $(PYTEST_ARGS)
 
 test-gpu:  ## run the GPU tests with the python3 that has torch, SGLang, CUDA and this project
 	python3 -P -m pytest tests/gpu $(PYTEST_ARGS)

@@ -6,13 +6,26 @@ from typing import Annotated
 import typer
 
 from sgl_indexcache import __version__
-from sgl_indexcache.cli import bench, distill, doctor, loadtest, overlap, pattern, plot, quality, search, serve
+from sgl_indexcache.cli import (
+    bench,
+    distill,
+    doctor,
+    health,
+    loadtest,
+    overlap,
+    pattern,
+    plot,
+    quality,
+    search,
+    serve,
+    top,
+)
 from sgl_indexcache.cli.console import print_error
 from sgl_indexcache.errors import UserError
 
 # Every module has `register(app)`. They import torch, sglang and other slow things inside their functions,
 # so that help stays quick.
-COMMANDS = (serve, doctor, pattern, search, quality, overlap, distill, plot, loadtest, bench)
+COMMANDS = (serve, doctor, health, pattern, search, quality, overlap, distill, plot, loadtest, bench, top)
 
 # Defects keep a plain traceback: typer's own one can print local variables.
 app = typer.Typer(

@@ -113,6 +113,10 @@ def _launch(argv: list[str], *, enabled: bool) -> None:
     except (ValueError, AssertionError) as error:
         raise ServeError(f"SGLang refuses these arguments: {str(error).strip().splitlines()[0]}") from error
     _check_port(server_args.host, server_args.port)
+    if enabled:
+        from sgl_indexcache.sglang_port import drain
+
+        drain.install(server_args.tokenizer_worker_num)
     try:
         run_server(server_args)
     except RuntimeError as error:

@@ -13,6 +13,8 @@ DIGESTS = 2
 """Pages just before a row's own whose digests vote."""
 VOTED = 4
 """Pages that they may force into the shortlist. More costs recall, since a vote knows nothing of the query."""
+SELECTIONS = 4
+"""A fraction never means fewer keys than so many selections: in short contexts a selection lies in most pages."""
 ROWS_GATHERED = 4
 """Up to so many rows gather the keys of their pages; more rows are gathered page by page instead."""
 
@@ -30,8 +32,12 @@ class Shortlist:
 
     def pages(self, complete: int, topk: int) -> int:
         """Pages listed for a row with `complete` pages before its own; at least what holds topk keys and is forced."""
-        wanted: int = math.ceil(self.size / PAGE) if isinstance(self.size, int) else math.ceil(self.size * complete)
-        least: int = math.ceil(topk / PAGE)
+        keys, wanted = topk, 0
+        if isinstance(self.size, int):
+            keys = max(keys, self.size)
+        else:
+            keys, wanted = SELECTIONS * topk, math.ceil(self.size * complete)
+        least: int = math.ceil(keys / PAGE)
         return min(complete, max(wanted, least, self.window + 1 + VOTED))
 
     def lists_all(self, complete: int, topk: int) -> bool:

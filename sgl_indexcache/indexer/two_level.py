@@ -16,13 +16,13 @@ from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.store.pages import Pages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
-LEAST_SAMPLES = 4
-"""Sampled rows of a context before its recall is judged."""
+SAMPLES = 8
+"""Sampled rows by which a context is judged: its latest. Early rows, of which few pages are listed, do worse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One row in `every` is also scored exactly; below `floor` the context's later rows are scored exactly."""
+    """One row in `every` is scored both ways; while a context's recall lies below `floor`, it is scored exactly."""
 
     floor: float
     every: int
@@ -31,9 +31,17 @@ class Guard:
         """Which of `positions` int64 are samples; a hash, so that no place within a page or a phrase is preferred."""
         return (positions * 0x9E3779B1) % (1 << 32) < (1 << 32) // self.every
 
-    def trips(self, wanted: int, found: int, topk: int) -> bool:
-        """Whether a context with these sampled positions is given up."""
-        return wanted >= LEAST_SAMPLES * topk and found < self.floor * wanted
+    def trips(self, pages: torch.Tensor, topk: int) -> bool:
+        """Whether the page that follows is scored exactly; `pages` int64 [P, 2] are the records before it.
+
+        A record is how many positions the page's samples should have and have found, of topk each.
+        """
+        latest = pages.flip(0).cumsum(0)
+        enough = (latest[:, 0] >= SAMPLES * topk).nonzero()
+        if not enough.numel():
+            return False
+        wanted, found = latest[enough[0, 0]].tolist()
+        return bool(found < self.floor * wanted)
 
 
 class TwoLevel:
@@ -111,35 +119,41 @@ class _Turn:
             self.work.invalid += 1
             found.append(self._exact(begin, self.span.length))
             begin = self.span.length
+        # A decoded row goes on as the page before, or as the rows of its own page.
+        decoded = self.span.rows == 1 and begin < self.span.length
+        fallen = decoded and (begin % PAGE > 0 or self._tripped(begin // PAGE - 1))
         while begin < self.span.length:
-            page = begin // PAGE
-            if self._tripped(page):
-                # A decoded row carries on what its turn began with.
-                if self.span.rows > 1 or begin % PAGE == 0:
-                    self.recall.fallbacks += 1
-                found.append(self._exact(begin, self.span.length))
-                break
-            end = min(self.span.length, (page + 1) * PAGE)
-            found.append(self._two_level(begin, end))
+            end = min(self.span.length, (begin // PAGE + 1) * PAGE)
+            if self._tripped(begin // PAGE):
+                self.recall.fallbacks += not fallen
+                fallen = True
+                found.append(self._exact(begin, end))
+                self._judge(begin, found[-1], exact=True)
+            else:
+                fallen = False
+                found.append(self._two_level(begin, end))
+                self._judge(begin, found[-1], exact=False)
             begin = end
         return torch.cat(found)
 
     def take(self, selection: torch.Tensor) -> None:
         """The rows' selections are known: write down what computing them would have written.
 
-        The guard's samples among them are computed: what it knows of a context must not depend on who asked.
+        The guard's samples among them are judged: what it knows of a context must not depend on who asked.
         """
         self.pages.store_selections(self.layer, self.ids, self.span, self.start, selection)
-        positions = torch.arange(self.start, self.span.length)
-        sampled = positions[self.guard.sampled(positions)].tolist()
-        for position in sampled:
-            if position >= self._first_shortlisted() and self._valid() and not self._tripped(position // PAGE):
-                self._judge(position, selection[position - self.start])
+        begin = max(self.start, self._first_shortlisted())
+        if not self._valid():
+            return
+        while begin < self.span.length:
+            end = min(self.span.length, (begin // PAGE + 1) * PAGE)
+            part = selection[begin - self.start : end - self.start]
+            self._judge(begin, part, exact=self._tripped(begin // PAGE))
+            begin = end
 
     def _tripped(self, page: int) -> bool:
-        """Whether the context before this page, judged by all of its samples, is scored exactly from here on."""
-        wanted, found = self.pages.recall(self.layer, self.ids[:page]).sum(0).tolist()
-        return self.guard.trips(wanted, found, self.selector.topk)
+        """Whether this page is scored exactly, as its context's latest samples say."""
+        return self.guard.trips(self.pages.recall(self.layer, self.ids[:page]), self.selector.topk)
 
     def _first_shortlisted(self) -> int:
         """First position whose shortlist is not its whole context; that never shrinks again."""
@@ -154,22 +168,38 @@ class _Turn:
 
     def _exact(self, begin: int, end: int) -> torch.Tensor:
         """Selections of the rows from position `begin` to `end`, by exact scoring."""
-        first, count = self.span.first + begin - self.start, end - begin
-        lengths = torch.arange(begin + 1, end + 1)
-        rows = Rows(torch.full((count,), self.span.request), lengths, (Span(self.span.request, 0, count, end),))
-        found = self.selector(
-            lambda part: self.queries(slice(first + part.start, first + part.stop)), self.keys, self.slot_table, rows
-        )
-        seen = int(lengths.sum())
-        self.work.exact_rows += count
+        found = self._select(begin, end)
+        seen = int(torch.arange(begin + 1, end + 1).sum())
+        self.work.exact_rows += end - begin
         self.work.exact_keys += seen
         self.work.keys_seen += seen
         self.work.keys_scored += seen
         self.pages.store_selections(self.layer, self.ids, self.span, begin, found)
         return found
 
+    def _select(self, begin: int, end: int) -> torch.Tensor:
+        first, count = self.span.first + begin - self.start, end - begin
+        lengths = torch.arange(begin + 1, end + 1)
+        rows = Rows(torch.full((count,), self.span.request), lengths, (Span(self.span.request, 0, count, end),))
+        return self.selector(
+            lambda part: self.queries(slice(first + part.start, first + part.stop)), self.keys, self.slot_table, rows
+        )
+
     def _two_level(self, begin: int, end: int) -> torch.Tensor:
-        """Selections of rows in one page; those that are samples are judged."""
+        """Selections of rows in one page."""
+        found = self._listed(begin, end)
+        positions = torch.arange(begin, end)
+        page = begin // PAGE
+        n = self.shortlist.pages(page, self.selector.topk)
+        self.work.rows += end - begin
+        self.work.summaries_scored += page * (end - begin)
+        self.work.keys_scored += int((n * PAGE + positions - page * PAGE + 1).sum())
+        self.work.keys_seen += int((positions + 1).sum())
+        self.pages.store_selections(self.layer, self.ids, self.span, begin, found)
+        return found
+
+    def _listed(self, begin: int, end: int) -> torch.Tensor:
+        """Selections of rows in one page among the keys of their shortlists."""
         page, topk = begin // PAGE, self.selector.topk
         first = self.span.first + begin - self.start
         q, gates = self.queries(slice(first, first + end - begin))
@@ -180,26 +210,25 @@ class _Turn:
         summaries = score(q, self.pages.means(self.layer, self.ids[:page]), gates)
         initial, local = self.selector.initial, self.selector.local
         listed = self.shortlist.choose(summaries, voted, n, initial, local)
-        found = select_listed(
-            q, gates, self.keys_by_page, self.ids[: page + 1], listed, positions, topk, initial, local
-        )
-        self.work.rows += end - begin
-        self.work.summaries_scored += page * (end - begin)
-        self.work.keys_scored += int((n * PAGE + positions - page * PAGE + 1).sum())
-        self.work.keys_seen += int((positions + 1).sum())
-        self.pages.store_selections(self.layer, self.ids, self.span, begin, found)
-        for position in positions[self.guard.sampled(positions)].tolist():
-            self._judge(position, found[position - begin])
-        return found
+        return select_listed(q, gates, self.keys_by_page, self.ids[: page + 1], listed, positions, topk, initial, local)
 
-    def _judge(self, position: int, selection: torch.Tensor) -> None:
-        """Score a sampled row exactly too, and note how many positions of its exact selection were selected."""
-        row = self.span.first + position - self.start
-        lengths = torch.tensor([position + 1])
-        rows = Rows(torch.tensor([self.span.request]), lengths, (Span(self.span.request, 0, 1, position + 1),))
-        exact = self.selector(lambda _: self.queries(slice(row, row + 1)), self.keys, self.slot_table, rows)
-        hit = int(torch.isin(exact[0], selection).sum())
-        self.work.keys_sampled += position + 1
-        seen = self.recall
-        seen.rows, seen.wanted, seen.found = seen.rows + 1, seen.wanted + self.selector.topk, seen.found + hit
-        self.pages.store_recall(self.layer, int(self.ids[position // PAGE]), self.selector.topk, hit)
+    def _judge(self, begin: int, selections: torch.Tensor, *, exact: bool) -> None:
+        """Score the samples among the rows from position `begin` on the other way too, and note the recall.
+
+        selections int32 [R, topk] of these rows of one page, exact ones or two-level ones.
+        """
+        positions = torch.arange(begin, begin + selections.shape[0])
+        for position in positions[self.guard.sampled(positions)].tolist():
+            own = selections[position - begin]
+            if exact:
+                other = self._listed(position, position + 1)[0]
+                page = position // PAGE
+                listed = self.shortlist.pages(page, self.selector.topk) * PAGE + position % PAGE + 1
+                self.work.keys_sampled += listed + page
+            else:
+                other = self._select(position, position + 1)[0]
+                self.work.keys_sampled += position + 1
+            hit = int(torch.isin(own, other).sum())
+            seen = self.recall
+            seen.rows, seen.wanted, seen.found = seen.rows + 1, seen.wanted + self.selector.topk, seen.found + hit
+            self.pages.store_recall(self.layer, int(self.ids[position // PAGE]), self.selector.topk, hit)

@@ -39,7 +39,8 @@ class Scoring(_Section):
         default=0.25,
         description=(
             "Size of a query's shortlist in two_level: a number of keys (an integer, at least the model's index_topk), "
-            "or a fraction of the pages before the query (a number with a decimal point, up to 1.0)."
+            "or a fraction of the pages before the query (a number with a decimal point, up to 1.0), but never fewer "
+            "keys than four times index_topk."
         ),
     )
     window_pages: int = Field(
@@ -50,8 +51,8 @@ class Scoring(_Section):
         ge=0,
         le=1,
         description=(
-            "When the sampled queries of a context found less than this part of their exact selections, the layer "
-            "scores the rest of that context exactly. 0 never does."
+            "While the latest sampled queries of a context find less than this part of their exact selections, the "
+            "layer scores that context exactly. 0 never does."
         ),
     )
     sample_rows: int = Field(

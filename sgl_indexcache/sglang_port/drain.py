@@ -9,6 +9,8 @@ HTTP alone, which `sgl-indexcache serve` is, and no scheduler.
 import asyncio
 import inspect
 import json
+import logging
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -26,9 +28,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_REFUSAL = json.dumps(
-    {"error": {"message": "the server is shutting down; ask another replica", "type": "Service Unavailable", "code": 503}}
-).encode()
+_SENTENCE = "the server is shutting down; ask another replica"
+_REFUSAL = json.dumps({"error": {"message": _SENTENCE, "type": "Service Unavailable", "code": 503}}).encode()
 
 
 class DrainGate:
@@ -98,19 +99,28 @@ def install(workers: int) -> None:
     if workers != 1:
         return
     from sglang.srt.entrypoints import http_server
-    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+    from sglang.srt.managers import tokenizer_manager
 
+    TokenizerManager = tokenizer_manager.TokenizerManager
     original = getattr(TokenizerManager, "sigterm_watchdog", None)
     if not inspect.iscoroutinefunction(original) or not hasattr(http_server, "get_global_state"):
         raise SeamError("drain is not in force: SGLang's sigterm_watchdog or get_global_state is not as expected")
-    if "self.gracefully_exit" not in inspect.getsource(TokenizerManager.__init__):
-        init_names = inspect.getsource(TokenizerManager)
-        if "self.gracefully_exit" not in init_names:
-            raise SeamError("drain is not in force: SGLang's TokenizerManager has no gracefully_exit")
+    if "self.gracefully_exit" not in inspect.getsource(TokenizerManager):
+        raise SeamError("drain is not in force: SGLang's TokenizerManager has no gracefully_exit")
 
     async def sigterm_watchdog(self: Any) -> None:
         await wait_for_answers(self)
+        tokenizer_manager.kill_process_tree = _end
         await original(self)
 
     TokenizerManager.sigterm_watchdog = sigterm_watchdog
     http_server.app.add_middleware(DrainGate, draining=_draining)
+
+
+def _end(pid: int, *args: Any, **kwargs: Any) -> None:
+    """The end of SGLang's drain, with exit code 0: SGLang kills its own process, which reads as out of memory."""
+    from sglang.srt.utils import kill_process_tree
+
+    kill_process_tree(pid, include_parent=False)
+    logging.shutdown()
+    os._exit(0)

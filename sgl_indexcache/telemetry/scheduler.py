@@ -3,12 +3,14 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.telemetry import events
 from sgl_indexcache.telemetry.events import Fallback
-from sgl_indexcache.telemetry.prometheus import Exporter
 from sgl_indexcache.telemetry.readings import Reader, Sources, spelled
+
+if TYPE_CHECKING:  # importing it too early would cost SGLang its own metrics, see there
+    from sgl_indexcache.telemetry.prometheus import Exporter
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class Telemetry:
     def __init__(
         self,
         sources: Callable[[], Sources],
-        exporter: Exporter | None,
+        exporter: "Exporter | None",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = sources

@@ -16,7 +16,7 @@ class LayerRecall:
     found: int = 0
     """of them, those that two-level scoring selected"""
     fallbacks: int = 0
-    """requests' turns that went back to exact scoring, because the recall of their context lay below the floor"""
+    """times that a request went back to exact scoring, because the recall of its context lay below the floor"""
 
 
 @dataclass(slots=True)

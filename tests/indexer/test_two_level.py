@@ -196,16 +196,38 @@ def test_the_guard_s_recall_is_that_of_its_rows() -> None:
     assert context.scorer.work.layers[LAYER].found == hits
 
 
-def test_below_the_floor_the_rest_of_the_context_is_exact() -> None:
+def test_below_the_floor_a_context_is_scored_exactly() -> None:
     context = Context(Shortlist(6 * PAGE), Guard(0.999, 8), integers=False)
     found = context.run(1, [LENGTH])
     rows = Rows.of([1], [LENGTH], [LENGTH], LENGTH)
     exact = context.selector(lambda part: (context.q[part], context.gates[part]), context.keys, context.table, rows)
     assert torch.equal(found[-PAGE:], exact[-PAGE:])
     assert not torch.equal(found, exact)
-    assert context.scorer.work.layers[LAYER].fallbacks == 1
+    seen = context.scorer.work.layers[LAYER]
+    assert seen.fallbacks == 1
+    # The guard goes on watching what two-level scoring would find, so that a context can come back.
+    positions = torch.arange(context_start(Shortlist(6 * PAGE)) * PAGE, LENGTH)
+    assert seen.rows == int(context.scorer.guard.sampled(positions).sum())
+    assert seen.found < seen.wanted
     context.forward(1, LENGTH - 1, LENGTH)  # a decoded row inherits it and is not counted again
     assert context.scorer.work.layers[LAYER].fallbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("pages", "trips"),
+    [
+        ([], False),
+        ([(7, 0)], False),
+        ([(4, 3), (4, 3)], True),
+        ([(9, 0), (4, 4), (4, 4)], False),
+        ([(9, 9), (4, 3), (4, 4)], True),
+        ([(9, 9), (4, 3), (0, 0), (4, 4), (0, 0)], True),
+    ],
+    ids=["nothing", "too-few", "low", "came-back", "fell", "pages-without-samples"],
+)
+def test_a_context_is_judged_by_its_latest_samples(pages: list[tuple[int, int]], trips: bool) -> None:
+    table = torch.tensor(pages, dtype=torch.int64).view(-1, 2) * TOPK
+    assert Guard(0.9, 1).trips(table, TOPK) == trips
 
 
 def test_a_prefix_without_records_is_scored_exactly_and_counted() -> None:

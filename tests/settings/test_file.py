@@ -107,7 +107,8 @@ def test_an_explicit_file_goes_over_the_variable(tmp_path: Path) -> None:
         ),
         (
             "zzz: 1\n",
-            "FILE line 1: the key zzz is unknown, the keys of the top level are enabled, pattern, scoring, store, kernels",
+            "FILE line 1: the key zzz is unknown, "
+            "the keys of the top level are enabled, pattern, scoring, store, kernels",
         ),
         ("on: 1\n", "FILE line 1: the key on is unknown"),
         ('"a\\nb": 1\n', "FILE line 1: the key 'a\\nb' is unknown"),

@@ -275,7 +275,12 @@ def test_what_is_published_is_msgpack_with_a_topic(reader: tuple[Publisher, Subs
         assert socket.poll(5000)
         header, first, *_ = socket.recv_multipart()
         assert msgspec.msgpack.decode(header, type=ReplayHeader).stream == publisher.stream
-        assert msgspec.msgpack.decode(first)["event"] == {"kind": "fallback", "layer": -1, "reason": "recall", "turns": 1}
+        assert msgspec.msgpack.decode(first)["event"] == {
+            "kind": "fallback",
+            "layer": -1,
+            "reason": "recall",
+            "turns": 1,
+        }
         assert TOPIC == b"sgl_indexcache/1"
     finally:
         context.destroy(linger=0)
