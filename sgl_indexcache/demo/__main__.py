@@ -37,7 +37,7 @@ PATTERN = "FFSSSFFSSSSFFSFF"
 TOOL_BYTES = 1_200
 """bytes, so tokens, of a turn's tool output; the first turn's is twice as long"""
 NEW_TOKENS = 48
-SESSIONS = 4
+SESSIONS = 2
 """sessions of the load test, four turns each"""
 SERVER_FLAGS = (
     "--dtype float32 --mem-fraction-static 0.3 --max-total-tokens 16384 --max-running-requests 4 "

@@ -26,7 +26,8 @@ class Label:
     bound: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+# By identity: the readings are looked up by family, and hashing all fields would take most of a reading's time.
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One family; `name` is without the suffix `_total` that counters have when they are scraped."""
 

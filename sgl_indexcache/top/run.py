@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import select
 import signal
 import sys
@@ -23,7 +24,7 @@ from sgl_indexcache.top.stream import Recent
 
 WINDOW_S = 10.0
 """Rates and percentiles are those of this long, or of one interval where that is longer."""
-KEYS = ("q", "Q", "\x03", "\x1b")
+KEYS = (b"q", b"Q", b"\x03")
 
 
 def once(source: Source, keys: ClientKeys | None) -> tuple[dict[str, Any], list[str]]:
@@ -106,7 +107,8 @@ def _pressed(seconds: float) -> bool:
     while (left := end - time.monotonic()) > 0:
         ready, _, _ = select.select([sys.stdin], [], [], left)
         if ready:
-            pressed = sys.stdin.read(1)
-            if not pressed or pressed in KEYS:
+            # Not through sys.stdin: what it had read ahead, select would not see.
+            pressed = os.read(sys.stdin.fileno(), 64)
+            if not pressed or any(key in pressed for key in KEYS):
                 return True
     return False
