@@ -93,13 +93,13 @@ def wait_until_down(url: str, seconds: float) -> bool:
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
         # Once: the name of a pod that ends may vanish before the pod does.
-        address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4]
+        address = str(socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
         return True
     deadline = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection(address[:2], timeout=5.0).close()
+            socket.create_connection((address, port), timeout=5.0).close()
         except TimeoutError:
             pass  # slow is not down
         except OSError:

@@ -41,6 +41,9 @@ class Reader:
     _patterns: dict[str, None] = field(default_factory=dict)
     _kernels: dict[tuple[str, str, str], None] = field(default_factory=dict)
     _layers: dict[int, None] = field(default_factory=dict)
+    _last: Pattern | None = None
+    _full: int = 0
+    _label: str = ""
 
     def read(self, sources: Sources) -> Readings:
         """Everything in the catalogue. A counter never falls while its source lives."""
@@ -60,15 +63,18 @@ class Reader:
         return found
 
     def _pattern(self, found: Readings, pattern: Pattern) -> None:
-        text = str(pattern)
-        if text not in self._patterns and len(self._patterns) >= names.MOST_PATTERNS:
-            text = names.OTHER
-        self._patterns[text] = None
-        for known in self._patterns:
-            found[names.PATTERN_INFO, (known,)] = float(known == text)
-        found[names.LAYERS, ("full",)] = len(pattern.full_layers)
-        found[names.LAYERS, ("shared",)] = len(pattern.shared_layers)
-        self._layers.update(dict.fromkeys(pattern.full_layers))
+        if pattern is not self._last:
+            self._last = pattern
+            text = str(pattern)
+            known = text in self._patterns or len(self._patterns) < names.MOST_PATTERNS
+            self._label = text if known else names.OTHER
+            self._patterns[self._label] = None
+            self._layers.update(dict.fromkeys(pattern.full_layers))
+            self._full = len(pattern.full_layers)
+        for named in self._patterns:
+            found[names.PATTERN_INFO, (named,)] = float(named == self._label)
+        found[names.LAYERS, ("full",)] = self._full
+        found[names.LAYERS, ("shared",)] = len(pattern) - self._full
 
     def _kernels_in_use(self, found: Readings, kernels: dict[tuple[str, str], str]) -> None:
         for (phase, work), kernel in kernels.items():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing it too early would cost SGLang its own metrics, s
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 0.25
+INTERVAL_S = 1.0
 """Metrics are brought up to date at most once in this time; between, a step costs one look at the clock."""
 
 

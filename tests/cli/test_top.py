@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -22,6 +23,7 @@ import pyte
 import pytest
 
 from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.telemetry.address import resolve
 from sgl_indexcache.telemetry.events import Fallback, PatternChanged
 from sgl_indexcache.telemetry.publisher import Publisher
 from sgl_indexcache.telemetry.readings import Reader, Sources, spelled
@@ -342,12 +344,9 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
-def test_on_a_terminal(server: tuple[Server, str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_on_a_terminal(server: tuple[Server, str]) -> None:
     answers, url = server
-    folder = Path(os.path.realpath("/tmp")) / f"ictop-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    from sgl_indexcache.telemetry.address import resolve
-
+    folder = Path(tempfile.mkdtemp(prefix="ic"))  # tmp_path is too long for Unix sockets
     publisher = Publisher(resolve(f"ipc://{folder}", None, 0))
     answers.events = {"address": publisher.address.events, "replay_address": publisher.address.replay}
     try:

@@ -122,7 +122,7 @@ def test_work_is_counted_the_same_in_both_places_and_told_in_events(server: Serv
         # The second one keeps a snapshot of the very prefill that the third one is.
         for _ in range(3):
             generate(server)
-        # Counters come to /metrics within a quarter of a second of the last step.
+        # Counters come to /metrics within a second of the last step.
         for _ in range(40):
             time.sleep(0.25)
             values, here = in_metrics(server), in_server_info(server)
@@ -132,7 +132,7 @@ def test_work_is_counted_the_same_in_both_places_and_told_in_events(server: Serv
         check_values(values, server)
         ask(server, "/flush_cache")
         ask(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
-        time.sleep(0.6)
+        time.sleep(1.5)
         found = subscriber.replay()
     assert found is not None
     assert [envelope.sequence for envelope in found] == list(range(1, len(found) + 1))
