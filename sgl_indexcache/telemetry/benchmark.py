@@ -23,7 +23,7 @@ from typing import Any
 
 LIMIT_US = 20.0
 STEP_S = 0.010
-LAYERS, FREQ, SLOTS = 78, 4, 512
+LAYERS, FREQ, SLOTS, PAGES = 78, 4, 512, 16_384
 LABELS = {"model_name": "model", "engine_type": "unified", "tp_rank": 0, "pp_rank": 0, "moe_ep_rank": 0}
 SCHEMA = 1
 
@@ -45,7 +45,13 @@ def main() -> int:
         "schema": SCHEMA,
         "machine": machine(),
         "versions": versions(),
-        "settings": {"steps": arguments.steps, "step_s": STEP_S, "layers": LAYERS, "pattern": f"1/{FREQ}"},
+        "settings": {
+            "steps": arguments.steps,
+            "step_s": STEP_S,
+            "layers": LAYERS,
+            "pattern": f"1/{FREQ}",
+            "kv_pages": PAGES,
+        },
         "limit_us": LIMIT_US,
         "limit_kept": kept,
         "figures": figures,
@@ -110,6 +116,7 @@ def _counters(*, two_level: bool) -> tuple[Callable[[int], None], Any]:
     """Sources as a scheduler has them, and a function that counts a step's work."""
     from sgl_indexcache.pattern import Pattern
     from sgl_indexcache.store import IndexStore, Pool
+    from sgl_indexcache.store.pages import Pages
     from sgl_indexcache.store.pool import slot_bytes
     from sgl_indexcache.telemetry.readings import Sources
     from sgl_indexcache.telemetry.two_level import TwoLevelWork
@@ -121,7 +128,7 @@ def _counters(*, two_level: bool) -> tuple[Callable[[int], None], Any]:
     store = IndexStore(Pool(SLOTS * slot_bytes(full, 64, 16), full, 64, 16), pattern.full_layers, 256, 0.0)
     backend = SimpleNamespace(work=work, kernels={("decode", "indexer"): "ours", ("decode", "attention"): "fa3"})
     if two_level:
-        pages = SimpleNamespace(used_bytes=1 << 28, valid_pages=1000, pages=16384)
+        pages = Pages(pattern.full_layers, PAGES * 64, 128, requests=8, positions=65_536)
         backend.two_level = SimpleNamespace(work=listed, pages=pages)
 
     def count(step: int) -> None:
@@ -192,7 +199,7 @@ def _publisher(folder: Path) -> Any:
 
 
 def _readers(folder: Path) -> dict[str, Any]:
-    """A step of 2 ms of plain Python that emits ten events, without a stream and with ever worse readers.
+    """About 1 ms of plain Python that emits ten events, without a stream and with ever worse readers.
 
     The processor's cores are shared with the readers, so their own work is in the figures too.
     """

@@ -64,10 +64,16 @@ def generate(server: Server, prompt: list[int], tokens: int = 2) -> dict[str, An
         return dict(json.load(answer))
 
 
+def metrics(server: Server) -> str:
+    """/metrics as Prometheus asks for it with the scrape protocol that our configurations name."""
+    request = urllib.request.Request(server.url + "/metrics", headers={"Accept": "text/plain;version=0.0.4;q=0.2"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
 def scraped(server: Server) -> dict[str, float]:
     """Every sample's value, summed over its labels."""
-    with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
-        text = answer.read().decode()
+    text = metrics(server)
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -172,8 +178,7 @@ def test_every_metric_that_rules_and_dashboard_name_is_scraped(server: Server) -
 
 def test_the_objective_is_a_bucket(server: Server) -> None:
     """The rules count first tokens by the bucket le="2.0", which is SGLang's to have."""
-    with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
+    lines = metrics(server).splitlines()
     assert any(line.startswith("sglang:time_to_first_token_seconds_bucket") and 'le="2.0"' in line for line in lines)
 
 
