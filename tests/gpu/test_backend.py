@@ -72,8 +72,7 @@ def test_the_same_bits_as_dsa(plain: Answers, parity: Answers) -> None:
     assert plain["state"] is None
     assert parity["state"]["pattern"] == PATTERN
     assert names(plain) == names(parity)
-    for name in names(plain):
-        assert parity[name] == plain[name], name
+    assert [name for name in names(plain) if parity[name] != plain[name]] == []
     assert plain["warm.10000"][0]["cached"] >= 9984
 
 
