@@ -1,6 +1,7 @@
 """Comparisons, HTML in a real browser, the commands and their exit codes, A/B."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from sgl_indexcache.loadtest.errors import ReportError
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.options import RunOptions
 from sgl_indexcache.loadtest.report.compare import compare, judge
+from sgl_indexcache.loadtest.report.comparison import print_comparison
 from sgl_indexcache.loadtest.report.document import load_report
 from sgl_indexcache.loadtest.report.html import page_of
 from sgl_indexcache.loadtest.target import Target
@@ -62,6 +64,17 @@ def test_few_requests_prove_nothing() -> None:
     assert {row.verdict for row in rows} == {"too few"}
     assert {row.statistic for row in rows} == {"p50"}
     assert judge(0.8, 1.2, 0.05) == "inconclusive"
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
+    rows = compare(synthetic(0.2, 0), synthetic(0.21, 1))
+    rows += compare(synthetic(0.2, 0, 4), synthetic(0.4, 1, 4))
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison({"sentence": "B against A: worse"}, rows, console)
+    text = console.export_text()
+    assert "…" not in text
+    for row in rows:
+        assert f"{row.ratio:.2f}" in text
 
 
 @pytest.fixture

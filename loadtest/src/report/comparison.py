@@ -58,9 +58,11 @@ def cells(row: Row) -> list[str]:
 
 def print_comparison(document: dict[str, Any], rows: list[Row], console: Console) -> None:
     """A table and the verdict."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("group", "figure", "verdict") else "right", no_wrap=True)
+        # On a narrow terminal names may take two lines; a cut number would say nothing.
+        left = column in ("group", "figure", "verdict")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "group")
     for row in rows:
         table.add_row(*cells(row), style=_STYLES.get(row.verdict))
     console.print(table)
