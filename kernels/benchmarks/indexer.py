@@ -2,6 +2,7 @@
 
     python kernels/benchmarks/indexer.py --out indexer.json         # everything, about two minutes
     python kernels/benchmarks/indexer.py --only decode --parts      # some shapes, and each half alone
+    python kernels/benchmarks/indexer.py --cuts ours --parts        # one cut: the others take a minute each to build
 
 First every variant is checked on rows of each shape against float64; a wrong one is called `incorrect` and is not
 timed. Then all that are right take turns, so that a drift of the machine meets them alike; medians, lowest, highest.
@@ -14,7 +15,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -271,20 +272,22 @@ def cuts_of(case: Case) -> list[str]:
     return [name for name in names if "select" not in name or case == CASES[0]]
 
 
-def candidates(p: Problem, cuts: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
-    for name in cuts_of(p.case) if cuts else ["ours"]:
+def candidates(p: Problem, cuts: Sequence[str], peers: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
+    for name in cuts:
         cut, warps = CUTS[name]
         yield name, lambda cut=cut, warps=warps: ours(p, cut, warps)
     yield "sglang", lambda: sglang(p)
-    if cuts:
+    if peers:
         yield "DeepGEMM + flashinfer.top_k", lambda: flashinfer(p)
 
 
-def checked(p: Problem, cuts: bool) -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
+def checked(
+    p: Problem, cuts: Sequence[str], peers: bool = False
+) -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
     """The calls that are right, and why the others are not."""
     right: dict[str, Callable[[int], Any]] = {}
     reasons: dict[str, str] = {}
-    for name, build in candidates(p, cuts):
+    for name, build in candidates(p, cuts, peers):
         try:
             call = build()
             reason = wrong(p, call) or (exact(p) if name == "ours" else None)
@@ -309,7 +312,7 @@ def measure() -> Iterator[dict[str, Any]]:
         if case.shared and any(other.rows == case.rows and not other.shared for other in CASES):
             continue  # the table of choices knows no sharing: requests that share nothing speak for both
         p = Problem(case)
-        right, reasons = checked(p, cuts=False)
+        right, reasons = checked(p, ["ours"])
         us = {name: [1000 * value for value in taken] for name, taken in timed(p, right, 15).items()}
         failed = {name: reason for name, reason in reasons.items() if not reason.startswith("absent")}
         yield {
@@ -321,6 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("prefill", "decode"), help="one phase")
     parser.add_argument("--parts", "--profile", action="store_true", help="time score and select alone too")
+    parser.add_argument("--cuts", nargs="+", choices=CUTS, metavar="CUT", help="these cuts of ours; default all")
+    parser.add_argument("--cases", nargs="+", type=int, metavar="N", help="these of the shapes, from 0; default all")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
@@ -328,12 +333,12 @@ def main() -> None:
         sys.exit("the indexer kernels run on CUDA; there is none here")
     results: list[dict[str, Any]] = []
     for case in CASES:
-        if options.only not in (None, case.phase):
+        if options.only not in (None, case.phase) or (options.cases and CASES.index(case) not in options.cases):
             continue
         p = Problem(case)
         label = " shared" if case.shared else ""
         print(f"{case.phase} {case.rows} x {case.keys} x {case.heads} heads{label}", flush=True)
-        right, reasons = checked(p, cuts=True)
+        right, reasons = checked(p, options.cuts or cuts_of(case), not options.cuts)
         calls = {**right, **(halves(p) if options.parts else {})}
         shape = {"phase": case.phase, "rows": case.rows, "keys": case.keys, "heads": case.heads, "shared": case.shared}
         for name, taken in timed(p, calls, options.repeats).items():

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--backend", required=True)
     parser.add_argument("--pattern", required=True)
     parser.add_argument("--kernels", choices=KERNELS, default="sglang")
+    parser.add_argument("--topk", choices=("sgl-kernel", "torch"), default="sgl-kernel", help="SGLang's selection")
     parser.add_argument("--kv", default="bfloat16")
     parser.add_argument("--lengths", default="100,2048,2049,4095,4096,4097,10000,70000")
     parser.add_argument("--prefill-graph", action="store_true")
@@ -41,6 +42,8 @@ def main() -> None:
     else:
         os.environ["SGL_INDEXCACHE_ENABLED"] = "false"
         override = {"index_topk_pattern": options.pattern}
+    if options.topk == "torch":
+        os.environ["SGLANG_DSA_FUSE_TOPK"] = "false"  # the torch selection has no fused form
 
     import sglang
 
@@ -54,6 +57,7 @@ def main() -> None:
         attention_backend=options.backend,
         dsa_prefill_backend="flashmla_sparse",
         dsa_decode_backend="flashmla_kv" if fp8 else "flashmla_sparse",
+        dsa_topk_backend=options.topk,
         mem_fraction_static=0.7,
         max_total_tokens=400_000,
         chunked_prefill_size=8192,

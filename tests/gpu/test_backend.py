@@ -1,7 +1,11 @@
 """On a GPU: the backend `indexcache` against SGLang's own `dsa`, end to end.
 
 With SGLang's kernels chosen it gives the very bits of `dsa`; with ours, the same answers but for the order of sums.
-Three engines serve all tests of bf16 KV. Needs CUDA and SGLang 0.5.17 with its kernels; run by `make test-gpu`.
+SGLang's default top-k orders a selection by atomics, so that two runs of `dsa` differ as soon as selections are sparse,
+and this model, random weights of a sensible scale, magnifies that. Bits are therefore compared with SGLang's torch
+top-k on both sides, and how far `dsa` is from itself with one top-k and the other is the measure for our kernels.
+Four engines, side by side on one GPU, serve all tests of bf16 KV. Needs CUDA and SGLang 0.5.17 with its kernels; run
+by `make test-gpu`.
 """
 
 import json
@@ -9,6 +13,8 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,8 +28,8 @@ PATTERN = "FFSF"
 LENGTHS = (100, 2048, 2049, 4095, 4096, 4097, 10000, 70000)
 SCHEDULES = 200
 TOP_K = 2048
-# bf16 activations through four layers: a log-probability moves by about 0.01 when sums are taken in another order.
-MEAN_DIFFERENCE, MOST_DIFFERENCE = 0.03, 0.5
+# Our kernels may be this much further from `dsa` than `dsa` is from itself with its other top-k.
+WORSE_THAN_ITSELF = 1.5
 
 Answers = dict[str, Any]
 
@@ -48,32 +54,53 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path, model: Path) -> Answers:
-    return record(folder, model, "dsa", "--backend", "dsa")
+def engines(folder: Path, model: Path) -> Iterator[dict[str, Future[Answers]]]:
+    """Every engine's answers; ours with prefill graphs, which run attention and indexer between their segments."""
+    flags = {
+        "plain": ("--backend", "dsa"),
+        "ours": ("--backend", "indexcache", "--kernels", "ours", "--prefill-graph", "--schedules", str(SCHEDULES)),
+        "plain-torch": ("--backend", "dsa", "--topk", "torch"),
+        "parity-torch": ("--backend", "indexcache", "--kernels", "sglang", "--topk", "torch"),
+    }
+    if "GPU_TEST_FP8" in os.environ:
+        fp8 = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
+        flags["plain-fp8"] = ("--backend", "dsa", *fp8)
+        flags["plain-fp8-torch"] = ("--backend", "dsa", "--topk", "torch", *fp8)
+        flags["ours-fp8"] = ("--backend", "indexcache", "--kernels", "fp8", *fp8)
+    with ThreadPoolExecutor(len(flags)) as pool:
+        yield {name: pool.submit(record, folder, model, name, *arguments) for name, arguments in flags.items()}
 
 
 @pytest.fixture(scope="module")
-def parity(folder: Path, model: Path) -> Answers:
-    return record(folder, model, "parity", "--backend", "indexcache", "--kernels", "sglang")
+def plain(engines: dict[str, Future[Answers]]) -> Answers:
+    return engines["plain"].result()
 
 
 @pytest.fixture(scope="module")
-def ours(folder: Path, model: Path) -> Answers:
-    """Our kernels, with prefill graphs, which run attention and indexer between their segments."""
-    flags = ("--backend", "indexcache", "--kernels", "ours", "--prefill-graph", "--schedules", str(SCHEDULES))
-    return record(folder, model, "ours", *flags)
+def ours(engines: dict[str, Future[Answers]]) -> Answers:
+    return engines["ours"].result()
+
+
+@pytest.fixture(scope="module")
+def plain_torch(engines: dict[str, Future[Answers]]) -> Answers:
+    return engines["plain-torch"].result()
+
+
+@pytest.fixture(scope="module")
+def parity(engines: dict[str, Future[Answers]]) -> Answers:
+    return engines["parity-torch"].result()
 
 
 def names(answers: Answers) -> list[str]:
     return [name for name in answers if name not in ("state", "schedules", "after")]
 
 
-def test_the_same_bits_as_dsa(plain: Answers, parity: Answers) -> None:
-    assert plain["state"] is None
+def test_the_same_bits_as_dsa(plain_torch: Answers, parity: Answers) -> None:
+    assert plain_torch["state"] is None
     assert parity["state"]["pattern"] == PATTERN
-    assert names(plain) == names(parity)
-    assert [name for name in names(plain) if parity[name] != plain[name]] == []
-    assert plain["warm.10000"][0]["cached"] >= 9984
+    assert names(plain_torch) == names(parity)
+    assert [name for name in names(parity) if parity[name] != plain_torch[name]] == []
+    assert parity["warm.10000"][0]["cached"] >= 9984
 
 
 def differences(left: Answers, right: Answers) -> list[float]:
@@ -90,24 +117,26 @@ def differences(left: Answers, right: Answers) -> list[float]:
     return found
 
 
-def check_close(left: Answers, right: Answers) -> None:
-    assert names(left) == names(right)
-    found = differences(left, right)
-    assert len(found) > 500
-    assert statistics.fmean(found) < MEAN_DIFFERENCE
-    assert max(found) < MOST_DIFFERENCE
+def check_close(found: Answers, plain: Answers, plain_torch: Answers) -> None:
+    assert names(found) == names(plain) == names(plain_torch)
+    gaps, own = differences(found, plain), differences(plain_torch, plain)
+    print(f"mean and largest difference from dsa: {statistics.fmean(gaps):.4f} {max(gaps):.4f},", end=" ")
+    print(f"of dsa from itself: {statistics.fmean(own):.4f} {max(own):.4f}")
+    assert len(gaps) > 200
+    assert statistics.fmean(gaps) < WORSE_THAN_ITSELF * statistics.fmean(own)
+    assert max(gaps) < 2 * WORSE_THAN_ITSELF * max(own)
 
 
-def test_our_kernels_give_the_same_answers(plain: Answers, ours: Answers) -> None:
+def test_our_kernels_give_the_same_answers(ours: Answers, plain: Answers, plain_torch: Answers) -> None:
     assert ours["state"]["pattern"] == PATTERN
-    check_close(plain, ours)
+    check_close(ours, plain, plain_torch)
 
 
-def test_the_check_of_answers_can_fail(plain: Answers) -> None:
+def test_the_check_of_answers_can_fail(plain: Answers, plain_torch: Answers) -> None:
     """Answers to other prompts are further away than the tolerance: the model is not flat."""
     scored = [plain[f"cold.{length}"][0]["prompt_log_probs"] for length in LENGTHS]
     gaps = [abs(a - b) for one, other in pairwise(scored) for a, b in zip(one, other, strict=True)]
-    assert statistics.fmean(gaps) > 3 * MEAN_DIFFERENCE
+    assert statistics.fmean(gaps) > 3 * WORSE_THAN_ITSELF * statistics.fmean(differences(plain_torch, plain))
 
 
 def test_random_schedules(ours: Answers) -> None:
@@ -131,11 +160,6 @@ def test_indexer_work_is_counted(answers: str, request: pytest.FixtureRequest) -
     assert work["full_rows"] >= full * sum(length for length in LENGTHS if length > TOP_K)
 
 
-@pytest.mark.skipif("GPU_TEST_FP8" not in os.environ, reason="two more engines: set GPU_TEST_FP8=1")
-def test_fp8_kv(folder: Path, model: Path) -> None:
-    flags = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
-    theirs = record(folder, model, "dsa-fp8", "--backend", "dsa", *flags)
-    found = record(folder, model, "ours-fp8", "--backend", "indexcache", "--kernels", "fp8", *flags)
-    assert names(theirs) == names(found)
-    gaps = differences(theirs, found)
-    assert statistics.fmean(gaps) < 2 * MEAN_DIFFERENCE
+@pytest.mark.skipif("GPU_TEST_FP8" not in os.environ, reason="three more engines: set GPU_TEST_FP8=1")
+def test_fp8_kv(engines: dict[str, Future[Answers]]) -> None:
+    check_close(*(engines[name].result() for name in ("ours-fp8", "plain-fp8", "plain-fp8-torch")))
