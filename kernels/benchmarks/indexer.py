@@ -6,7 +6,7 @@
 
 First every variant is checked on rows of each shape against float64; a wrong one is called `incorrect` and is not
 timed. Then all that are right take turns, so that a drift of the machine meets them alike; medians, lowest, highest.
-Decode runs in CUDA graphs over the caches of several layers, so that nothing is found in L2 that would not be there
+All run in CUDA graphs, decode over the caches of several layers, so that nothing is found in L2 that would not be there
 while serving. SGLang's gather of scattered keys before a prefill is not counted against it. The JSON is a list of
 {phase, rows, keys, heads, shared, name, ms, low, high, correct}.
 """
@@ -232,9 +232,7 @@ def exact(p: Problem) -> str | None:
 
 
 def runner(p: Problem, call: Callable[[int], Any]) -> tuple[Callable[[], Any], int]:
-    """What is timed, and how many layers it runs: decode in a graph, prefill as launched."""
-    if not p.decode:
-        return lambda: call(0), 1
+    """What is timed, a graph, so that no launch waits for the host; and how many layers it runs."""
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         call(0)
