@@ -12,8 +12,8 @@ from sgl_indexcache.errors import UserError
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.store import Keeper
 from sgl_indexcache.store.check import Held
-from sgl_indexcache.store.store import IndexStore
 from sgl_indexcache.store.tails import Tail, Tails
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def tree_class() -> type[Any]:
     class IndexRadixCache(RadixCache):  # type: ignore[misc, unused-ignore]
         """SGLang's RadixCache; `held` are the nodes with snapshots. Raises nothing of its own."""
 
-        def __init__(self, params: Any, store: IndexStore) -> None:
+        def __init__(self, params: Any, store: Keeper) -> None:
             self.store = store
             self.held: dict[Any, Tails] = {}
             self._inserted: Any = None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from sgl_indexcache.store.store import IndexStore
+from sgl_indexcache.store.keeper import Keeper
 from sgl_indexcache.store.tails import Tails
 
 
@@ -23,13 +23,14 @@ class Held(NamedTuple):
     alive: bool
 
 
-def check(store: IndexStore, nodes: Iterable[Held], *, idle: bool = False) -> None:
+def check(store: Keeper, nodes: Iterable[Held], *, idle: bool = False) -> None:
     """Raise InvariantError unless everything adds up; `nodes` are all tree nodes that hold tails.
 
     conservation  every slot is free, written, or kept, and nothing is counted twice
     lifetime      every kept tail hangs on one living node, at the end of a page of it
     references    a request in flight holds its own slots; none at `idle`
-    positions     kept selections name positions up to their row's own, each once, ascending, then -1
+    positions     kept selections name positions up to their row's own, each once, ascending, then -1; in any order
+                  where the store keeps the order in which they came
     namespace     a tail's extra key is its node's
     generation    nothing kept is from before the last time that everything was forgotten
     """
@@ -46,7 +47,7 @@ def check(store: IndexStore, nodes: Iterable[Held], *, idle: bool = False) -> No
             _positions(store, tail.slot, node.end - node.length + tail.offset, len(tail.tokens))
 
 
-def _conservation(store: IndexStore) -> None:
+def _conservation(store: Keeper) -> None:
     slots = sorted([*store._free, *(store._writers | set(store._kept))])
     if slots != list(range(store.pool.slots)):
         raise InvariantError("conservation: free, written and kept slots are not all slots, each once")
@@ -54,7 +55,7 @@ def _conservation(store: IndexStore) -> None:
         raise InvariantError("conservation: the slots that may be given up are not those kept and not written")
 
 
-def _lifetime(store: IndexStore, nodes: list[Held]) -> None:
+def _lifetime(store: Keeper, nodes: list[Held]) -> None:
     hanging = [tail for node in nodes for tail in node.tails]
     if sorted(tail.slot for tail in hanging) != sorted(store._kept):
         raise InvariantError("lifetime: the tails on the tree's nodes are not those that the store keeps")
@@ -71,7 +72,7 @@ def _lifetime(store: IndexStore, nodes: list[Held]) -> None:
                     raise InvariantError(f"lifetime: slot {tail.slot} has {len(tail.tokens)} tokens")
 
 
-def _references(store: IndexStore, *, idle: bool) -> None:
+def _references(store: Keeper, *, idle: bool) -> None:
     held = [live.slot for live in store._live.values() if live.slot is not None]
     held += [live.previous[1] for live in store._live.values() if live.previous is not None]
     if sorted(held) != sorted(store._writers):
@@ -80,8 +81,12 @@ def _references(store: IndexStore, *, idle: bool) -> None:
         raise InvariantError(f"references: {len(store._live)} requests hold slots at idle")
 
 
-def _positions(store: IndexStore, slot: int, first: int, rows: int) -> None:
+def _positions(store: Keeper, slot: int, first: int, rows: int) -> None:
     picks = store.pool.selections[:, slot, :rows]
+    if not store.ascending:
+        last = torch.iinfo(picks.dtype).max
+        picks = torch.where(picks < 0, last, picks).sort(dim=-1).values
+        picks = picks.masked_fill(picks == last, -1)
     own = torch.arange(first, first + rows).view(1, rows, 1)
     real = picks >= 0
     left, right = picks[..., :-1], picks[..., 1:]

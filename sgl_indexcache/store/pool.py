@@ -32,7 +32,8 @@ class Pool:
     selections  int32 [layers, slots, window, topk], request-relative, -1 padded
     margins     float32 [layers, slots, window], see indexer/exact.py
 
-    The memory is taken once; `configure` lays another number of layers over the same bytes.
+    The memory is taken once; `configure` lays another number of layers over the same bytes. `pinned`: page-locked, for
+    copies to and from a CUDA device that nothing waits for.
 
     Raises:
         StoreError: not even one snapshot fits into `budget_bytes`.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sgl_indexcache.store import IndexStore, Pool, Turn
+from sgl_indexcache.store import IndexStore, Keeper, Pool, Turn, TwinStore
 from sgl_indexcache.store.check import check
 from sgl_indexcache.store.pool import slot_bytes
 
@@ -25,6 +25,13 @@ def selection(tenant: str | None, tokens: tuple[int, ...], weights: int, layer: 
     draw = Random(repr((tenant, tokens, weights, layer)))
     picks = sorted(draw.sample(range(len(tokens)), min(TOPK, len(tokens))))
     return picks + [-1] * (TOPK - len(picks))
+
+
+def shuffled(picks: list[int], *forward: Any) -> list[int]:
+    """The same positions in an order that only the very same forward gives."""
+    real = [pick for pick in picks if pick >= 0]
+    Random(repr((picks, forward))).shuffle(real)
+    return real + [-1] * (len(picks) - len(real))
 
 
 class Allocator:
@@ -85,9 +92,13 @@ class Request:
 
 
 class Simulation:
-    """One scheduler: tree, store, KV pool and running requests."""
+    """One scheduler: tree, store, KV pool and running requests.
 
-    def __init__(self, slots: int, settled: float = 0.8) -> None:
+    `settled` is the share of rows that could not be decided otherwise; None: there are no margins, and only the very
+    same prefill may be served.
+    """
+
+    def __init__(self, slots: int, settled: float | None = 0.8) -> None:
         from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
         from sgl_indexcache.sglang_port.radix import tree_class
@@ -95,9 +106,12 @@ class Simulation:
         self.allocator = Allocator()
         self.table = torch.zeros(REQUESTS, KV * 2, dtype=torch.int32)
         pool = SimpleNamespace(req_to_token=self.table, write=self._write)
-        self.store = IndexStore(
-            Pool(slots * slot_bytes(len(LAYERS), PAGE, TOPK), len(LAYERS), PAGE, TOPK), LAYERS, REQUESTS, 0.5
-        )
+        records = Pool(slots * slot_bytes(len(LAYERS), PAGE, TOPK), len(LAYERS), PAGE, TOPK)
+        self.store: Keeper
+        if settled is None:
+            self.store = TwinStore(records, LAYERS)
+        else:
+            self.store = IndexStore(records, LAYERS, REQUESTS, 0.5)
         params = CacheInitParams(
             disable=False, req_to_token_pool=pool, token_to_kv_pool_allocator=self.allocator, page_size=PAGE
         )
@@ -163,7 +177,7 @@ class Simulation:
         """The request is done, aborted or retracted; with `overlap` the next forward still has a row of it."""
         committed = request.computed
         if overlap:
-            self.store.begin([Turn(request.req_pool_idx, request.rid, committed, committed + 1)])
+            self._begin([Turn(request.req_pool_idx, request.rid, committed, committed + 1)])
             self._rows([(request, committed, committed + 1)], extra=9)
         self.tree.cache_finished_req(request, is_insert=insert, kv_len_to_handle=committed)
         self.running.remove(request)
@@ -194,19 +208,53 @@ class Simulation:
                 turn = Turn(turn.request, turn.owner, start, end, prefill, window, tails)
             turns.append(turn)
             rows.append((request, start, end))
-        self.store.begin(turns)
+        self._begin(turns)
         self._rows(rows)
         for request, _, end in rows:
             request.computed = end
 
+    def _begin(self, turns: list[Turn]) -> None:
+        if self.store.follows_decode or any(turn.prefill for turn in turns):
+            self.store.begin(turns, len(turns))
+        else:
+            self.store.begin([], len(turns))
+
     def _rows(self, rows: list[tuple[Request, int, int]], extra: int | None = None) -> None:
+        if isinstance(self.store, TwinStore):
+            self._twin_rows(self.store, rows)
+        else:
+            assert isinstance(self.store, IndexStore)
+            self._settled_rows(self.store, rows, extra)
+
+    def _twin_rows(self, store: TwinStore, rows: list[tuple[Request, int, int]]) -> None:
+        plan = store.take([end for _, _, end in rows], [end - start for _, start, end in rows])
+        self.decisions.append(plan)
+        if plan is None:
+            return
+        ((request, start, end),) = rows
+        for layer in LAYERS:
+            truth = [
+                shuffled(
+                    selection(request.extra_key, tuple(request.tokens[: position + 1]), self.weights, layer), start, end
+                )
+                for position in range(start, end)
+            ]
+            if plan.read:
+                assert store.rows(plan, layer).tolist() == truth, "a selection of another prefill was served"
+                self.served["known"] += end - start
+            else:
+                store.write(plan, layer, torch.tensor(truth, dtype=torch.int32))
+                self.served["computed"] += end - start
+
+    def _settled_rows(self, store: IndexStore, rows: list[tuple[Request, int, int]], extra: int | None) -> None:
+        assert self.settled is not None
         places = [(request, position) for request, start, end in rows for position in range(start, end)]
         index = torch.tensor([request.req_pool_idx for request, _ in places], dtype=torch.int64)
         length = torch.tensor([position + 1 for _, position in places], dtype=torch.int64)
-        self.store.lay_out(index, length)
+        store.lay_out(index, length)
         margins = [1.0 if self.draw.random() < self.settled else 0.1 for _ in places]
         for layer in LAYERS:
-            given = self.store.given(layer)
+            given = store.given(layer)
             if given is None:
                 continue
             for row, (request, position) in enumerate(places):
@@ -219,8 +267,8 @@ class Simulation:
                     given.selection[row] = torch.tensor(truth, dtype=torch.int32)
                     given.margin[row] = margins[row]
                     self.served["computed"] += 1
-            self.store.put(layer, given)
-        self.decisions.append(self.store._tables.table.tolist())
+            store.put(layer, given)
+        self.decisions.append(store._tables.table.tolist())
 
     def _slots(self, request: Request, count: int) -> None:
         for position in range(request.computed, request.computed + count):

@@ -102,7 +102,19 @@ class Machine(RuleBasedStateMachine):
             self.simulation.check()
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
+class TwinMachine(Machine):
+    """The same lives where only the very same prefill may be served; each has an order of its own."""
+
+    @initialize(slots=st.integers(1, 7))
+    def start(self, slots: int) -> None:  # type: ignore[override]
+        self.simulation = Simulation(slots, settled=None)
+        self.texts = [[1] * 9, [0, 1] * 9, [0] * 26]
+
+
+SETTINGS = settings(
     max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
+TestMachine = Machine.TestCase
+TestMachine.settings = SETTINGS
+TestTwinMachine = TwinMachine.TestCase
+TestTwinMachine.settings = SETTINGS
