@@ -15,7 +15,9 @@ from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 from sgl_indexcache.attention import flashinfer
 from sgl_indexcache.attention.choice import Chooser, Consumer, Indexer, Phase, have_ours, table
 from sgl_indexcache.attention.row_lengths import RowLengths
-from sgl_indexcache.indexer.cuda import Form, select_rows
+from sgl_indexcache.attention.snapshots import Snapshots
+from sgl_indexcache.indexer.cuda import select_rows
+from sgl_indexcache.indexer.forms import Form, Terms
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.telemetry.work import IndexerWork
@@ -33,6 +35,8 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
 
     # A schedule is laid out on the host, from the lengths of the rows.
     needs_cpu_seq_lens: bool = True
+    # Set by the factory where the index store is on.
+    snapshots: Snapshots | None = None
     # Set by SGLang.
     dsa_prefill_impl: str
     dsa_decode_impl: str
@@ -84,11 +88,16 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         """Metadata of an eager forward, or of one whose prefill graph calls attention eagerly."""
         super().init_forward_metadata(forward_batch)
         mode = forward_batch.forward_mode
+        if self.snapshots is not None:
+            self.snapshots.clear()
         if mode.is_decode_or_idle():
             lengths = RowLengths.decode(_host_lengths(forward_batch))
             self._prepare("decode", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
         elif mode.is_extend_without_speculative():
-            lengths = RowLengths.extend(_host_lengths(forward_batch), forward_batch.extend_seq_lens_cpu)
+            requests, new = _host_lengths(forward_batch), forward_batch.extend_seq_lens_cpu
+            lengths = RowLengths.extend(requests, new)
+            if self.snapshots is not None:
+                self.snapshots.prepare(requests.tolist(), new)
             self._prepare("prefill", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
         else:
             self._use_flags()
@@ -96,6 +105,8 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Metadata of a decode graph: at its capture, and again before each replay."""
         super().init_forward_metadata_out_graph(forward_batch, in_capture)
+        if self.snapshots is not None:
+            self.snapshots.clear()
         if not forward_batch.forward_mode.is_decode_or_idle():
             self._use_flags()
             return
@@ -121,7 +132,8 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         if real_rows and scored:
             keys = lengths.keys(real_rows)
             full = self.layers - len(self.shared_layers)
-            self.work.full(full * real_rows, full * keys)
+            known = self.snapshots is not None and self.snapshots.reads
+            (self.work.reused if known else self.work.full)(full * real_rows, full * keys)
             self.work.shared(len(self.shared_layers) * real_rows, len(self.shared_layers) * keys)
 
     def _use_flags(self) -> None:
@@ -156,6 +168,18 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         self.kernels[phase, "indexer"] = chosen
         return chosen
 
+    @staticmethod
+    def terms(metadata: Any) -> Terms:
+        """How SGLang's DSAIndexerMetadata wants the selections of a forward."""
+        from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
+
+        form: Form = "slots"
+        if metadata.force_unfused_topk:
+            form = "positions"
+        elif metadata.topk_transform_method == TopkTransformMethod.RAGGED:
+            form = "offsets"
+        return Terms(form, metadata.get_page_table_64(), metadata.attn_metadata.topk_indices_offset)
+
     def select(
         self,
         phase: Phase,
@@ -170,31 +194,24 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
 
         metadata is SGLang's DSAIndexerMetadata; `out` int32 [T, k] is filled in place and returned.
         """
-        from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
-
         attention = metadata.attn_metadata
-        page_table = metadata.get_page_table_64()
+        terms = self.terms(metadata)
         if phase == "decode":
             lengths = metadata.get_seqlens_int32()
             request = self.get_device_int32_arange(lengths.shape[0])
         else:
             lengths, request = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
-        form: Form = "slots"
-        if metadata.force_unfused_topk:
-            form = "positions"
-        elif metadata.topk_transform_method == TopkTransformMethod.RAGGED:
-            form = "offsets"
         select_rows(
             indexer,
             queries,
             gates,
             index_k,
-            page_table,
+            terms.page_table,
             request,
             lengths,
-            max_length=min(attention.max_seq_len_k, page_table.shape[1] * attention.page_size),
-            form=form,
-            offsets=attention.topk_indices_offset,
+            max_length=min(attention.max_seq_len_k, terms.page_table.shape[1] * attention.page_size),
+            form=terms.form,
+            offsets=terms.offsets,
             budget_bytes=self.budget_bytes,
             out=out,
         )

@@ -4,11 +4,11 @@ The same queries, gates and page-packed keys that SGLang hands to DeepGEMM (laye
 read in place, and its three forms of a result: KV slots, offsets into the batch's flattened KV, or positions.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Form = Literal["slots", "offsets", "positions"]
+from sgl_indexcache.indexer.forms import Form
 
 
 def select_rows(

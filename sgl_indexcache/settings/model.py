@@ -104,7 +104,10 @@ class Store(_Section):
         default=256,
         ge=1,
         le=1_000_000,
-        description="Memory in MiB for tail snapshots, taken once at start-up; the least recently used are given up.",
+        description=(
+            "Memory in MiB for tail snapshots, taken once at start-up; the least recently used are given up. On CUDA "
+            "it is pinned host memory, which torch takes in powers of two."
+        ),
     )
     margin: float | None = Field(
         default=None,
@@ -113,7 +116,8 @@ class Store(_Section):
             "How far, relative to a row's largest score, the last selected score must lie above the best left out for "
             "a selection to serve a forward of another shape. null: 256 machine epsilons of the model's dtype, which "
             "lets float32 models reuse nearly all and bfloat16 models only the very same prefill. 0: reuse all but "
-            "ties; selections may then differ where a forward of another shape would have rounded otherwise."
+            "ties; selections may then differ where a forward of another shape would have rounded otherwise. On CUDA "
+            "it must be null: only the very same prefill is reused there."
         ),
     )
     sort_waiting: bool = Field(

@@ -81,8 +81,10 @@ def _create(model_runner: "ModelRunner") -> Any:
         backend = IndexCacheHopperBackend(model_runner, settings.kernels, pattern)
     runtime.current.pattern = pattern
     runtime.current.backend = backend
-    runtime.current.store = index_store.build(model_runner, pattern, settings.store)
-    if device == "cpu":
+    runtime.current.store = index_store.build(model_runner, pattern, settings.store, device)
+    if device == "cuda":
+        index_store.connect(backend, runtime.current.store, model_runner)
+    else:
         backend.store = runtime.current.store
         backend.two_level = two_level.build(model_runner, pattern, settings.scoring)
     return backend

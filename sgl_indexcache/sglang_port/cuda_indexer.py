@@ -1,6 +1,7 @@
 """Seam (CUDA): how Full layers score and select (layers/attention/dsa/dsa_indexer.py:726, :953).
 
-Where our backend chose its own kernel, these two methods run it; everywhere else SGLang's are the callee. A model
+Where our backend chose its own kernel, these two methods run it; everywhere else SGLang's are the callee. A prefill
+whose selections the index store knows is not scored at all, only its index keys are stored. A model
 with fewer than 32 index heads is padded for them in decode, as SGLang does itself in prefill
 (`_pad_heads_for_deep_gemm`): DeepGEMM's paged kernel takes 32 or 64 on Hopper.
 """
@@ -40,10 +41,20 @@ def _ragged(
 ) -> Any:
     """Around Indexer._get_topk_ragged: int32 `[T, index_topk]` of a prefill forward, in `topk_result` if given."""
     backend = runtime.current.backend
-    if backend is None or backend.indexer_for("prefill", q_fp8.shape[0]) != "ours":
-        return original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
-    out = _empty(indexer, q_fp8) if topk_result is None else topk_result
-    return backend.select("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, out)
+    snapshots = None if backend is None else backend.snapshots
+    if snapshots is not None and snapshots.reads:
+        out = _empty(indexer, q_fp8) if topk_result is None else topk_result
+        return snapshots.read(layer_id, backend.terms(metadata), out)
+    if backend is not None and backend.indexer_for("prefill", q_fp8.shape[0]) == "ours":
+        out = _empty(indexer, q_fp8) if topk_result is None else topk_result
+        selection = backend.select("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, out)
+    else:
+        selection = original(
+            indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
+        )
+    if snapshots is not None and snapshots.writes:
+        snapshots.write(layer_id, backend.terms(metadata), selection)
+    return selection
 
 
 def _index_k(indexer: Any, layer_id: int) -> Any:

@@ -8,7 +8,7 @@ from sgl_indexcache.settings import SettingsError
 from sgl_indexcache.settings import Store as StoreSettings
 from sgl_indexcache.sglang_port import refusals
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, Device
-from sgl_indexcache.store import TOLERANCE_EPS, IndexStore, Pool
+from sgl_indexcache.store import TOLERANCE_EPS, IndexStore, Keeper, Pool, TwinStore
 from sgl_indexcache.store.pool import check_budget
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def apply(args: Any, settings: StoreSettings, device: Device) -> None:
                 "set it to true or drop the flag"
             )
         return
-    refusals.check_store(args, device)
+    refusals.check_store(args)
+    _check_margin(settings, device)
     args.radix_cache_backend = BACKEND_NAME
 
 
@@ -47,11 +48,20 @@ def check(args: Any, settings: StoreSettings, device: Device, pattern: Pattern, 
         RefusedError: as `apply`. StoreError: the budget holds no snapshot of this model.
     """
     if settings.enabled:
-        refusals.check_store(args, device)
+        refusals.check_store(args)
+        _check_margin(settings, device)
         check_budget(settings.snapshot_mib << 20, len(pattern.full_layers), args.page_size, config.index_topk)
 
 
-def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings) -> IndexStore | None:
+def _check_margin(settings: StoreSettings, device: Device) -> None:
+    if device == "cuda" and settings.margin is not None:
+        raise SettingsError(
+            f"store.margin is {settings.margin}, but with CUDA no scores are there to measure margins by and only the "
+            "very same prefill is reused: leave store.margin out"
+        )
+
+
+def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings, device: Device) -> Keeper | None:
     """The store of this scheduler, in the factory of its attention backend; None when it is off.
 
     Raises:
@@ -64,13 +74,28 @@ def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings
     window = model_runner.page_size
     topk = model_runner.model_config.hf_text_config.index_topk
     full = pattern.full_layers
-    pool = Pool(settings.snapshot_mib << 20, len(full), window, topk)
-    tolerance = settings.margin
-    if tolerance is None:
-        tolerance = TOLERANCE_EPS * torch.finfo(model_runner.dtype).eps
-    store = IndexStore(pool, full, model_runner.req_to_token_pool.req_to_token.shape[0], tolerance)
+    pool = Pool(settings.snapshot_mib << 20, len(full), window, topk, pinned=device == "cuda")
+    store: Keeper
+    if device == "cuda":
+        store = TwinStore(pool, full)
+    else:
+        tolerance = settings.margin
+        if tolerance is None:
+            tolerance = TOLERANCE_EPS * torch.finfo(model_runner.dtype).eps
+        store = IndexStore(pool, full, model_runner.req_to_token_pool.req_to_token.shape[0], tolerance)
     logger.info(
         f"index store: {pool.slots} tail snapshots of {window} rows and {len(full)} Full layers in "
-        f"{pool.used_bytes / 2**20:.1f} MiB"
+        f"{pool.used_bytes / 2**20:.1f} MiB of {'pinned host memory' if device == 'cuda' else 'memory'}"
     )
     return store
+
+
+def connect(backend: Any, store: Keeper | None, model_runner: "ModelRunner") -> None:
+    """Give the CUDA backend its way to the store; no graph has been captured yet."""
+    from sgl_indexcache.attention.snapshots import Snapshots
+
+    if isinstance(store, TwinStore):
+        kv: Any = model_runner.token_to_kv_pool
+        # One page more than the pool's size: SGLang's own padding page.
+        pages = -(-kv.size // kv.page_size) + 1
+        backend.snapshots = Snapshots(store, pages, model_runner.device)

@@ -110,17 +110,20 @@ STORE_REFUSALS: tuple[Refusal, ...] = (
         lambda a: a.disaggregation_mode not in (None, "null"),
         "set store.enabled: false there, since no snapshot is sent along",
     ),
+    Refusal(
+        "data-parallel attention (--enable-dp-attention)",
+        lambda a: a.enable_dp_attention,
+        "drop --enable-dp-attention, under which other ranks' tokens change a forward, or set store.enabled: false",
+    ),
     Refusal("LoRA (--enable-lora)", lambda a: bool(a.enable_lora), "drop --enable-lora, or set store.enabled: false"),
 )
 
 
-def check_store(args: Any, device: Device) -> None:
+def check_store(args: Any) -> None:
     """Raise RefusedError for the first combination in SGLang's ServerArgs that the index store does not support."""
     for refusal in STORE_REFUSALS:
         if refusal.applies(args):
             raise RefusedError(f"{refusal.name} is not supported with the index store: {refusal.instead}")
-    if device != "cpu":
-        raise RefusedError("the index store is not supported with CUDA yet: set store.enabled: false")
 
 
 def check(args: Any, device: Device) -> None:

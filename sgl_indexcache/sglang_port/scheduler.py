@@ -6,21 +6,26 @@ the next forward may have, it must not read what others selected: an update of w
 snapshots too.
 """
 
+from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 from sgl_indexcache.sglang_port import runtime
-from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
-from sgl_indexcache.store.store import Turn
+from sgl_indexcache.sglang_port.base import BOTH, BrokenSeamError, Hook, Seam
+from sgl_indexcache.store import Turn
 
 
 def _after(forward_batch: Any, cls: Any, batch: Any, model_runner: Any, *args: Any, **kwargs: Any) -> Any:
     store = runtime.current.store
     if store is not None and not model_runner.is_draft_worker:
-        store.begin(turns(batch, runtime.current.tree), len(batch.reqs))
+        # Both may keep a prefill from running in a graph, whose padding rounds otherwise.
+        kind = (forward_batch.return_logprob, forward_batch.capture_hidden_mode)
+        follow = store.follows_decode or not batch.forward_mode.is_decode()
+        store.begin(turns(batch, runtime.current.tree, kind) if follow else [], len(batch.reqs))
     return forward_batch
 
 
-def turns(batch: Any, tree: Any) -> list[Turn]:
+def turns(batch: Any, tree: Any, kind: Hashable = None) -> list[Turn]:
     """The rows of SGLang's ScheduleBatch, request by request; `tree` is None while there is none (warm-up)."""
     if batch.forward_mode.is_idle():
         return []
@@ -37,11 +42,11 @@ def turns(batch: Any, tree: Any) -> list[Turn]:
         if not _plain(req):
             continue
         prefill = id(req) not in decoding
-        turn = Turn(req.req_pool_idx, req.rid, start, start + rows, prefill)
+        turn = Turn(req.req_pool_idx, req.rid, start, start + rows, prefill, kind=kind)
         # The last node ends where these rows begin: only then its tails are theirs.
         if prefill and tree is not None and 0 < start == req.cache_protected_len:
             window = req.get_fill_ids()[start : start + min(rows, tree.page_size)]
-            turn = Turn(turn.request, turn.owner, start, turn.end, prefill, window, tree.tails_after(req.last_node))
+            turn = replace(turn, tokens=window, tails=tree.tails_after(req.last_node))
         found.append(turn)
     return found
 
@@ -55,6 +60,19 @@ def _forget(result: Any, *args: Any, **kwargs: Any) -> Any:
     if runtime.current.tree is not None:
         runtime.current.tree.forget()
     return result
+
+
+def _probe() -> str:
+    """What decides how a forward is run can be read off it."""
+    from dataclasses import fields
+
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+    names = {field.name for field in fields(ForwardBatch)}
+    for name in ("return_logprob", "capture_hidden_mode"):
+        if name not in names:
+            raise BrokenSeamError(f"ForwardBatch has no field {name}")
+    return "every forward is told which snapshots its rows read and write"
 
 
 _UPDATER = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
@@ -75,4 +93,5 @@ SEAM = Seam(
             for source in ("disk", "distributed", "tensor", "ipc")
         ),
     ),
+    probe=_probe,
 )

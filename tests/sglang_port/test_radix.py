@@ -17,6 +17,7 @@ ARGS: dict[str, Any] = {
     "page_size": 64,
     "disaggregation_mode": "null",
     "enable_lora": None,
+    "enable_dp_attention": False,
     "schedule_policy": "fcfs",
 }
 ON = Store(enabled=True)
@@ -96,6 +97,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"page_size": 128}, "--page-size"),
     ({"disaggregation_mode": "prefill"}, "--disaggregation-mode"),
     ({"enable_lora": True}, "--enable-lora"),
+    ({"enable_dp_attention": True}, "--enable-dp-attention"),
 ]
 
 
@@ -111,9 +113,15 @@ def test_every_refusal_has_a_case() -> None:
     assert len(REFUSED) == len(STORE_REFUSALS)
 
 
-def test_no_store_on_cuda_yet() -> None:
-    with pytest.raises(RefusedError, match="not supported with CUDA yet"):
-        index_store.apply(arguments(), ON, "cuda")
+def test_on_cuda_there_are_no_margins() -> None:
+    args = arguments()
+    index_store.apply(args, ON, "cuda")
+    assert args.radix_cache_backend == "indexcache"
+    asked = Store(enabled=True, margin=0.5)
+    with pytest.raises(SettingsError, match=r"store\.margin is 0\.5, but with CUDA .*: leave store\.margin out"):
+        index_store.apply(arguments(), asked, "cuda")
+    index_store.apply(arguments(), asked, "cpu")
+    index_store.apply(arguments(), Store(margin=0.5), "cuda")
 
 
 def test_a_flag_without_the_setting() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sgl_indexcache.sglang_port import runtime, scheduler
+from sgl_indexcache.sglang_port.base import BrokenSeamError
 from sgl_indexcache.store import Turn
 
 
@@ -61,6 +62,31 @@ def test_a_prefill_looks_only_where_a_cached_prefix_ends() -> None:
     assert found[0] == Turn(1, "hit", 8, 11, True, array("q", [8, 9, 10]), ["node"])
     assert found[1] == Turn(2, "cold", 0, 6, True)
     assert found[2] == Turn(3, "elsewhere", 16, 20, True)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_forward_is_announced_with_what_decides_how_it_is_run(follows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[tuple[list[Turn], int]] = []
+    store = SimpleNamespace(follows_decode=follows, begin=lambda turns, count: announced.append((turns, count)))
+    monkeypatch.setattr(runtime, "current", runtime.Runtime(store=store))
+    runner = SimpleNamespace(is_draft_worker=False)
+    forward = SimpleNamespace(return_logprob=True, capture_hidden_mode=0)
+    prefill = batch("EXTEND", [request("a", 1, range(6))], prefix_lens=[0], extend_lens=[6])
+    decode = batch("DECODE", [request("a", 1, range(6))], seq_lens_cpu=torch.tensor([7]))
+    for one in (prefill, decode):
+        assert scheduler._after(forward, None, one, runner) is forward
+    assert announced[0] == ([Turn(1, "a", 0, 6, True, kind=(True, 0))], 1)
+    assert announced[1] == ([Turn(1, "a", 6, 7)] if follows else [], 1)
+
+
+def test_the_proof_fires_when_a_forward_loses_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+    assert "which snapshots" in scheduler._probe()
+    left = {name: field for name, field in ForwardBatch.__dataclass_fields__.items() if name != "capture_hidden_mode"}
+    monkeypatch.setattr(ForwardBatch, "__dataclass_fields__", left)
+    with pytest.raises(BrokenSeamError, match="no field capture_hidden_mode"):
+        scheduler._probe()
 
 
 def test_decode_rows_of_a_mixed_batch_are_no_prefill() -> None:
