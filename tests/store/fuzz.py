@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import decisions
+
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 
 
@@ -26,6 +28,8 @@ class Plan:
 
     page: tokens of a page. pool: KV slots. snapshot_mib: the store's budget. overlap: SGLang's overlap scheduling.
     mixed: prefill and decode rows in one forward. retract: every how many forwards running requests are retracted.
+    twins: the CUDA backend's store, and requests that stand alone are asked three times. tp: tensor-parallel ranks,
+    whose stores must decide the same.
     """
 
     schedules: int
@@ -36,6 +40,8 @@ class Plan:
     overlap: bool = True
     mixed: bool = False
     retract: int = 0
+    twins: bool = False
+    tp: int = 1
     flush_every: int = 8
     aborts: int = 3
     spec: RandomModelSpec = field(
@@ -57,6 +63,7 @@ def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dic
         "chunked_prefill_size": 128,
         "enable_mixed_chunk": plan.mixed,
         "disable_overlap_schedule": not plan.overlap,
+        "tp_size": plan.tp,
         "mem_fraction_static": 0.3,
         "max_total_tokens": plan.pool,
         "max_running_requests": 6,
@@ -68,7 +75,15 @@ def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dic
     job, answers = folder / f"{name}.job.json", folder / f"{name}.answers.json"
     seeds = list(range(plan.first, plan.first + plan.schedules))
     job.write_text(
-        json.dumps({"engine": engine, "seeds": seeds, "flush_every": plan.flush_every, "aborts": plan.aborts})
+        json.dumps(
+            {
+                "engine": engine,
+                "seeds": seeds,
+                "times": 3 if plan.twins else 1,
+                "flush_every": plan.flush_every,
+                "aborts": plan.aborts,
+            }
+        )
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SGL_INDEXCACHE_")}
     environment["SGLANG_USE_CPU_ENGINE"] = "1"
@@ -77,6 +92,12 @@ def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dic
     environment["SGL_INDEXCACHE_STORE__ENABLED"] = "true" if store else "false"
     environment["SGL_INDEXCACHE_STORE__SNAPSHOT_MIB"] = str(plan.snapshot_mib)
     environment["SGL_INDEXCACHE_STORE__SELF_CHECK"] = "true"
+    if plan.twins:
+        environment["TEST_TWIN_STORE"] = "1"
+    if plan.tp > 1:
+        # SGLang wants a NUMA node for each rank, or to be told the cores.
+        environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(n % (os.cpu_count() or 1)) for n in range(plan.tp))
+        environment["TEST_DECISIONS"] = str(folder)
     if plan.retract:
         environment |= {"SGLANG_TEST_RETRACT": "true", "SGLANG_TEST_RETRACT_INTERVAL": str(plan.retract)}
     with (folder / f"{name}.log").open("w") as log:
@@ -127,6 +148,8 @@ def main() -> int:
     parser.add_argument("--no-overlap", action="store_true")
     parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--retract", type=int, default=0)
+    parser.add_argument("--twins", action="store_true", help="the CUDA backend's store")
+    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--control", action="store_true", help="run twice without the store: are those the same?")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -139,6 +162,8 @@ def main() -> int:
         overlap=not asked.no_overlap,
         mixed=asked.mixed,
         retract=asked.retract,
+        twins=asked.twins,
+        tp=asked.tp,
     )
     took, answers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -146,6 +171,7 @@ def main() -> int:
             begin = time.monotonic()
             answers[name] = run(plan, Path(folder), store=name == "on")
             took[name] = round(time.monotonic() - begin, 1)
+        decided, disagreements = decisions.compare(Path(folder), plan.tp) if plan.tp > 1 else (0, [])
     differing = differences(answers["on"], answers["off"], plan.first)
     steps = [step for schedule in answers["on"]["schedules"] for step in schedule]
     report = {
@@ -159,13 +185,18 @@ def main() -> int:
         "differing": differing,
         "control": differences(answers["off again"], answers["off"], plan.first) if asked.control else None,
         "unsound": answers["on"]["unsound"],
+        "decisions": decided,
+        "disagreements": disagreements,
         "work_on": answers["on"]["state"]["work"],
         "work_off": answers["off"]["state"]["work"],
         "store": answers["on"]["state"]["store"],
     }
     asked.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{len(differing)} of {plan.schedules} schedules differ, {len(report['unsound'])} unsound; {asked.out}")
-    return 1 if differing or report["unsound"] else 0
+    print(
+        f"{len(differing)} of {plan.schedules} schedules differ, {len(report['unsound'])} unsound, "
+        f"{len(disagreements)} ranks disagree; {asked.out}"
+    )
+    return 1 if differing or report["unsound"] or disagreements else 0
 
 
 if __name__ == "__main__":

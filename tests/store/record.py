@@ -2,20 +2,29 @@
 
 A process for each engine, since settings are read once a process. Use: `record.py JOB.json ANSWERS.json`.
 
-JOB: {"engine": keyword arguments of sglang.Engine, "seeds": [seed, ...], "flush_every": schedules,
-"aborts": requests that are aborted at the end}.
+JOB: {"engine": keyword arguments of sglang.Engine, "seeds": [seed, ...], "times": how often a request alone is
+asked, "flush_every": schedules, "aborts": requests that are aborted at the end}.
 ANSWERS: {"schedules": [[[[output, log_probs], ...] a step, ...], ...], "state": what /server_info says of the plugin
 at the end, "unsound": [sentence, ...]}.
 """
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from schedules import Request, walk
+import decisions
+import twin_engine
+from schedules import Request, again, walk
+
+# In the schedulers' processes too, which import this file again.
+if os.environ.get("TEST_TWIN_STORE"):
+    twin_engine.install()
+if folder := os.environ.get("TEST_DECISIONS"):
+    decisions.install(Path(folder))
 
 
 async def ask(manager: Any, requests: list[Request]) -> list[tuple[list[int], list[float]]]:
@@ -97,7 +106,7 @@ def main(job_file: Path, answers_file: Path) -> None:
     try:
         for number, seed in enumerate(job["seeds"]):
             answers = []
-            steps = walk(seed)
+            steps = again(walk(seed), job["times"])
             step = next(steps)
             while True:
                 answered = run(ask(manager, step))

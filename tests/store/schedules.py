@@ -64,3 +64,15 @@ def walk(seed: int) -> Steps:
 
 def _words(draw: Random, count: int) -> list[int]:
     return [draw.randrange(TOKENS) for _ in range(count)]
+
+
+def again(steps: Steps, times: int) -> Steps:
+    """The same steps; one with a single request is asked `times` times, and goes on from the last answer."""
+    step = next(steps)
+    while True:
+        for _ in range(times if len(step) == 1 else 1):
+            outputs = yield step
+        try:
+            step = steps.send(outputs)
+        except StopIteration:
+            return
