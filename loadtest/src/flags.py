@@ -94,3 +94,42 @@ ScrapeInterval = Annotated[
 ]
 NoHtml = Annotated[bool, typer.Option("--no-html", help="Write JSON and CSV only.", rich_help_panel=_OUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=_OUT)]
+
+
+def of_a_run(
+    url: Url,
+    api: Api = "chat",
+    model: Model = None,
+    header: Header = None,
+    api_key_env: ApiKeyEnv = None,
+    timeout: Timeout = "10m",
+    plain: Plain = False,
+    flush_cache: FlushCache = False,
+    extra_body: ExtraBody = None,
+    tokenizer: Tokenizer = None,
+    prompt: Prompt = "auto",
+    token_range: TokenRange = None,
+    seed: Seed = 0,
+    salt: Salt = "run",
+    salt_value: SaltValue = None,
+    overrides: Set = None,
+    respect_eos: RespectEos = False,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    arrivals: Arrivals = "poisson",
+    ramp: Ramp = None,
+    duration: Duration = None,
+    requests: Requests = None,
+    sessions: Sessions = None,
+    warmup: Warmup = "0s",
+    warmup_requests: WarmupRequests = 0,
+    retries: Retries = 0,
+    max_in_flight: MaxInFlight = 10_000,
+    slo: SloText = None,
+    fail_if: FailIf = None,
+    out_folder: Out = Path("loadtest-results/<time>"),
+    scrape_interval: ScrapeInterval = "2s",
+    no_html: NoHtml = False,
+    quiet: Quiet = False,
+) -> None:
+    """What `run` takes; other commands leave options out. Only the signature counts, see cli/shared.py."""

@@ -1,11 +1,12 @@
 """`sgl-indexcache loadtest`: send traffic to a server, replay traces, compare runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sgl_indexcache.cli.console import messages, out
+from sgl_indexcache.cli.shared import takes
 from sgl_indexcache.loadtest import flags
 
 _commands = typer.Typer(
@@ -13,6 +14,10 @@ _commands = typer.Typer(
     rich_markup_mode="rich",
     help="Send agentic traffic to an OpenAI-compatible or SGLang server, and compare runs.",
 )
+_NOT_OF_AB = (
+    "url", "model", "header", "api_key_env", "plain", "flush_cache", "extra_body", "respect_eos", "retries",
+    "fail_if", "no_html", "quiet",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -21,42 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 @_commands.command()
+@takes(flags.of_a_run)
 def run(
     workload: Annotated[str, typer.Argument(help="A preset (see `presets`) or a YAML file.")],
-    url: flags.Url,
-    api: flags.Api = "chat",
-    model: flags.Model = None,
-    header: flags.Header = None,
-    api_key_env: flags.ApiKeyEnv = None,
-    timeout: flags.Timeout = "10m",
-    plain: flags.Plain = False,
-    flush_cache: flags.FlushCache = False,
-    extra_body: flags.ExtraBody = None,
-    tokenizer: flags.Tokenizer = None,
-    prompt: flags.Prompt = "auto",
-    token_range: flags.TokenRange = None,
-    seed: flags.Seed = 0,
-    salt: flags.Salt = "run",
-    salt_value: flags.SaltValue = None,
-    overrides: flags.Set = None,
-    respect_eos: flags.RespectEos = False,
-    concurrency: flags.Concurrency = None,
-    rate: flags.Rate = None,
-    arrivals: flags.Arrivals = "poisson",
-    ramp: flags.Ramp = None,
-    duration: flags.Duration = None,
-    requests: flags.Requests = None,
-    sessions: flags.Sessions = None,
-    warmup: flags.Warmup = "0s",
-    warmup_requests: flags.WarmupRequests = 0,
-    retries: flags.Retries = 0,
-    max_in_flight: flags.MaxInFlight = 10_000,
-    slo: flags.SloText = None,
-    fail_if: flags.FailIf = None,
-    out_folder: flags.Out = Path("loadtest-results/<time>"),
-    scrape_interval: flags.ScrapeInterval = "2s",
-    no_html: flags.NoHtml = False,
-    quiet: flags.Quiet = False,
+    **options: Any,
 ) -> None:
     """Send a workload and write report.json, requests.csv, summary.csv and report.html.
 
@@ -67,55 +40,23 @@ def run(
     sgl-indexcache loadtest run coding-agent --url http://127.0.0.1:30000 --concurrency 8 --duration 5m
     sgl-indexcache loadtest run chat --url http://127.0.0.1:30000 --rate 1,2,4 --sessions 100 --slo ttft=2s,tpot=50ms
     """
-    options = dict(locals())
     from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.execute import exit_code, run_and_report
     from sgl_indexcache.loadtest.workload.spec import load_workload
 
-    options["out"] = _folder(out_folder)
-    found = load_workload(workload, overrides)
+    options["out"] = _folder(options["out_folder"])
+    found = load_workload(workload, options["overrides"])
     document = run_and_report(run_options(options, workload=found, workload_name=workload), out)
     raise typer.Exit(exit_code(document))
 
 
 @_commands.command()
+@takes(flags.of_a_run, without=("overrides",), api="generate")
 def replay(
     trace: Annotated[Path, typer.Argument(help="Mooncake JSONL, ShareGPT JSON, or a report.json of ours.")],
-    url: flags.Url,
     form: Annotated[str, typer.Option("--format", help="auto, mooncake, sharegpt or recording.")] = "auto",
     speed: Annotated[float, typer.Option("--speed", help="2 plays the trace in half its time.")] = 1.0,
-    api: flags.Api = "generate",
-    model: flags.Model = None,
-    header: flags.Header = None,
-    api_key_env: flags.ApiKeyEnv = None,
-    timeout: flags.Timeout = "10m",
-    plain: flags.Plain = False,
-    flush_cache: flags.FlushCache = False,
-    extra_body: flags.ExtraBody = None,
-    tokenizer: flags.Tokenizer = None,
-    prompt: flags.Prompt = "auto",
-    token_range: flags.TokenRange = None,
-    seed: flags.Seed = 0,
-    salt: flags.Salt = "run",
-    salt_value: flags.SaltValue = None,
-    respect_eos: flags.RespectEos = False,
-    concurrency: flags.Concurrency = None,
-    rate: flags.Rate = None,
-    arrivals: flags.Arrivals = "poisson",
-    ramp: flags.Ramp = None,
-    duration: flags.Duration = None,
-    requests: flags.Requests = None,
-    sessions: flags.Sessions = None,
-    warmup: flags.Warmup = "0s",
-    warmup_requests: flags.WarmupRequests = 0,
-    retries: flags.Retries = 0,
-    max_in_flight: flags.MaxInFlight = 10_000,
-    slo: flags.SloText = None,
-    fail_if: flags.FailIf = None,
-    out_folder: flags.Out = Path("loadtest-results/<time>"),
-    scrape_interval: flags.ScrapeInterval = "2s",
-    no_html: flags.NoHtml = False,
-    quiet: flags.Quiet = False,
+    **options: Any,
 ) -> None:
     """Send recorded traffic, at its own times (Mooncake, our reports) or by a load shape (ShareGPT).
 
@@ -125,12 +66,11 @@ def replay(
     sgl-indexcache loadtest replay trace.jsonl --url http://127.0.0.1:30000 --speed 2
     sgl-indexcache loadtest replay sharegpt.json --url http://127.0.0.1:30000 --api chat --concurrency 16
     """
-    options = dict(locals())
     from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.execute import exit_code, run_and_report
     from sgl_indexcache.loadtest.traces.load import is_timed
 
-    options["out"] = _folder(out_folder)
+    options["out"] = _folder(options["out_folder"])
     what = {"trace": trace, "trace_format": form, "speed": speed, "timed": is_timed(trace, form)}
     raise typer.Exit(exit_code(run_and_report(run_options(options, **what), out)))
 
@@ -171,6 +111,7 @@ def compare(
 
 
 @_commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@takes(flags.of_a_run, without=_NOT_OF_AB, api="generate", salt_value="ab")
 def ab(
     context: typer.Context,
     model: Annotated[Path, typer.Option("--model-path", help="Model folder.")],
@@ -180,28 +121,7 @@ def ab(
     ] = "full",
     workload: Annotated[str, typer.Option("--workload", help="A preset or a YAML file.")] = "demo",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs a side; the order alternates.")] = 2,
-    api: flags.Api = "generate",
-    timeout: flags.Timeout = "10m",
-    tokenizer: flags.Tokenizer = None,
-    prompt: flags.Prompt = "auto",
-    token_range: flags.TokenRange = None,
-    seed: flags.Seed = 0,
-    salt: flags.Salt = "run",
-    salt_value: flags.SaltValue = "ab",
-    overrides: flags.Set = None,
-    concurrency: flags.Concurrency = None,
-    rate: flags.Rate = None,
-    arrivals: flags.Arrivals = "poisson",
-    ramp: flags.Ramp = None,
-    duration: flags.Duration = None,
-    requests: flags.Requests = None,
-    sessions: flags.Sessions = None,
-    warmup: flags.Warmup = "0s",
-    warmup_requests: flags.WarmupRequests = 0,
-    max_in_flight: flags.MaxInFlight = 10_000,
-    slo: flags.SloText = None,
-    out_folder: flags.Out = Path("loadtest-results/<time>"),
-    scrape_interval: flags.ScrapeInterval = "2s",
+    **options: Any,
 ) -> None:
     """Start two servers in turn, the standard one and one with the pattern, and report ratios with spread.
 
@@ -210,14 +130,13 @@ def ab(
     \b
     sgl-indexcache loadtest ab --model-path MODEL --pattern 1/4 --sessions 20 -- --mem-fraction-static 0.8
     """
-    options = dict(locals())
     from sgl_indexcache.loadtest.ab import exit_code, run_ab, sides
     from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.workload.spec import load_workload
 
     # The address is each server's own.
-    options |= {"out": _folder(out_folder), "url": "http://127.0.0.1", "model": None}
-    found = run_options(options, workload=load_workload(workload, overrides), workload_name=workload)
+    options |= {"out": _folder(options["out_folder"]), "url": "http://127.0.0.1", "model": None}
+    found = run_options(options, workload=load_workload(workload, options["overrides"]), workload_name=workload)
     pair = sides(model, pattern, baseline, context.args)
     raise typer.Exit(exit_code(run_ab(pair, found, rounds, out)))
 
