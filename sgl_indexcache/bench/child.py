@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sgl_indexcache.bench.measure import measure
+from sgl_indexcache.bench.profile import profile
 from sgl_indexcache.bench.workload import Workload
 from sgl_indexcache.search.report import machine, versions, write_text
 
@@ -38,6 +39,8 @@ def main() -> None:
         )
 
     result["probe"] = measure(engine, workload, record)
+    if spec["profile"]:
+        result["profile"] = profile(engine, workload)
     state = engine.get_server_info()["internal_states"][0].get("indexcache")
     result |= {"state": state, "complete": True}
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")

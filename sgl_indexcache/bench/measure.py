@@ -4,12 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sgl_indexcache.bench.workload import DECODE_OWN_TOKENS, Workload
+from sgl_indexcache.bench.workload import COLD, DECODE, DECODE_OWN_TOKENS, PROBE, WARM, WARMUP, Workload
 
 Record = Callable[[dict[str, Any]], None]
 """Takes {kind, length, new, batch, samples}: times in milliseconds of one figure."""
-
-_COLD, _WARM, _DECODE, _PROBE, _WARMUP = range(5)
 
 
 def measure(engine: Any, workload: Workload, record: Record) -> dict[str, Any]:
@@ -18,18 +16,18 @@ def measure(engine: Any, workload: Workload, record: Record) -> dict[str, Any]:
     Returns the next-token distribution of the probe: {"tokens": [...], "log_probs": [...]}, best first.
     """
     for length in (workload.probe // 2, max((*workload.lengths, workload.prefix)) // 10):
-        _first_token(engine, workload.tokens(max(length, 64), _WARMUP, length))
-    probe = _probe(engine, workload.tokens(workload.probe, _PROBE))
+        _first_token(engine, workload.tokens(max(length, 64), WARMUP, length))
+    probe = _probe(engine, workload.tokens(workload.probe, PROBE))
     for length in workload.lengths:
         samples = []
         ids: list[int] = []
         for rep in range(workload.colds):
             _empty(engine)
-            ids = workload.tokens(length, _COLD, length, rep)
+            ids = workload.tokens(length, COLD, length, rep)
             samples.append(_first_token(engine, ids))
         record({"kind": "cold", "length": length, "new": length, "batch": 1, "samples": samples})
         for new in workload.turns:
-            turns = [ids + workload.tokens(new, _WARM, new, rep) for rep in range(workload.samples)]
+            turns = [ids + workload.tokens(new, WARM, new, rep) for rep in range(workload.samples)]
             samples = [_first_token(engine, turn) for turn in turns]
             record({"kind": "warm", "length": length, "new": new, "batch": 1, "samples": samples})
         samples = [_first_token(engine, ids) for _ in range(workload.samples)]
@@ -38,13 +36,13 @@ def measure(engine: Any, workload: Workload, record: Record) -> dict[str, Any]:
             _decode(engine, workload, ids, record)
     if workload.prefix not in workload.lengths and workload.batches:
         _empty(engine)
-        _decode(engine, workload, workload.tokens(workload.prefix, _COLD, workload.prefix, 0), record)
+        _decode(engine, workload, workload.tokens(workload.prefix, COLD, workload.prefix, 0), record)
     return probe
 
 
 def _decode(engine: Any, workload: Workload, prefix: list[int], record: Record) -> None:
     for size in workload.batches:
-        prompts = [prefix + workload.tokens(DECODE_OWN_TOKENS, _DECODE, size, row) for row in range(size)]
+        prompts = [prefix + workload.tokens(DECODE_OWN_TOKENS, DECODE, size, row) for row in range(size)]
         _generate(engine, prompts, 1)  # the prompts' own tokens enter the cache
         samples = []
         for _ in range(workload.samples):

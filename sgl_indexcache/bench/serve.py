@@ -80,8 +80,10 @@ def run_system(
     device: str,
     folder: Path,
     timeout: float,
+    *,
+    profile: bool = False,
 ) -> dict[str, Any]:
-    """Measure one system, unless the folder has it already for this very workload.
+    """Measure one system, unless the folder has it already for this very workload; see profile.py for `profile`.
 
     Raises:
         BenchError: the folder holds another workload's result, or the system's process failed.
@@ -109,6 +111,7 @@ def run_system(
         "header": header,
         "engine": {**engine, **system.engine()},
         "workload": workload.described(),
+        "profile": profile,
         "out": str(file_of(folder, system.name).resolve()),
     }
     with tempfile.TemporaryDirectory() as scratch:

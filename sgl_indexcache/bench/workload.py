@@ -59,3 +59,5 @@ class Workload:
 
 
 DECODE_OWN_TOKENS = 64
+COLD, WARM, DECODE, PROBE, WARMUP, PROFILE = range(6)
+"""First part of the key of prompts, so that no two kinds share a beginning by chance."""

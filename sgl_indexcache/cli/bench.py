@@ -95,6 +95,9 @@ def serve(
     engine_json: Annotated[
         str, typer.Option("--engine", help="More arguments of sglang.Engine, JSON: '{\"mem_fraction_static\": 0.8}'.")
     ] = "{}",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also write kernel times of a decode step and a warm turn, on CUDA.")
+    ] = False,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one system.")] = 1800.0,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs; needs matplotlib.")] = True,
 ) -> None:
@@ -109,6 +112,7 @@ def serve(
     import torch
 
     from sgl_indexcache.bench import serve as bench
+    from sgl_indexcache.bench.errors import BenchError
     from sgl_indexcache.bench.systems import NAMES
     from sgl_indexcache.bench.systems import systems as choose
     from sgl_indexcache.bench.workload import Workload
@@ -119,6 +123,8 @@ def serve(
     if plot:
         require_matplotlib()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if profile and device == "cpu":
+        raise BenchError("--profile needs CUDA: leave it out")
     facts = read_model(model)
     wanted = systems.split(",") if systems else [name for name in NAMES if device == "cuda" or name != "reuse"]
     chosen = choose(wanted, resolve(pattern, read_config(model)), device)
@@ -141,7 +147,7 @@ def serve(
     engine = bench.engine_arguments(model, workload, device, kv, "bfloat16", prefill_graph, flags)
     for system in chosen:
         messages.print(f"[bold]{system.label}[/bold], pattern {system.pattern}")
-        bench.run_system(system, facts, workload, engine, device, folder, timeout)
+        bench.run_system(system, facts, workload, engine, device, folder, timeout, profile=profile)
     _report(folder, plot)
 
 
