@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,25 @@ def engines(folder: Path, model: Path) -> Iterator[dict[str, Future[Answers]]]:
         "plain-torch": ("--backend", "dsa", "--topk", "torch"),
         "parity-torch": ("--backend", "indexcache", "--kernels", "sglang", "--topk", "torch"),
     }
-    if "GPU_TEST_FP8" in os.environ:
-        fp8 = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
-        flags["plain-fp8"] = ("--backend", "dsa", *fp8)
-        flags["plain-fp8-torch"] = ("--backend", "dsa", "--topk", "torch", *fp8)
-        flags["ours-fp8"] = ("--backend", "indexcache", "--kernels", "fp8", *fp8)
+    with start(folder, model, flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fp8_engines(folder: Path, model: Path) -> Iterator[dict[str, Future[Answers]]]:
+    fp8 = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
+    flags = {
+        "plain-fp8": ("--backend", "dsa", *fp8),
+        "plain-fp8-torch": ("--backend", "dsa", "--topk", "torch", *fp8),
+        "ours-fp8": ("--backend", "indexcache", "--kernels", "fp8", *fp8),
+    }
+    with start(folder, model, flags) as running:
+        yield running
+
+
+@contextmanager
+def start(folder: Path, model: Path, flags: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Future[Answers]]]:
+    """All these engines side by side."""
     with ThreadPoolExecutor(len(flags)) as pool:
         yield {name: pool.submit(record, folder, model, name, *arguments) for name, arguments in flags.items()}
 
@@ -161,5 +176,5 @@ def test_indexer_work_is_counted(answers: str, request: pytest.FixtureRequest) -
 
 
 @pytest.mark.skipif("GPU_TEST_FP8" not in os.environ, reason="three more engines: set GPU_TEST_FP8=1")
-def test_fp8_kv(engines: dict[str, Future[Answers]]) -> None:
-    check_close(*(engines[name].result() for name in ("ours-fp8", "plain-fp8", "plain-fp8-torch")))
+def test_fp8_kv(fp8_engines: dict[str, Future[Answers]]) -> None:
+    check_close(*(fp8_engines[name].result() for name in ("ours-fp8", "plain-fp8", "plain-fp8-torch")))
