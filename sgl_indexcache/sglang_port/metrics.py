@@ -45,9 +45,15 @@ def _exporter(scheduler: Any) -> Any:
     return Exporter(context.collector.labels)
 
 
-def _after(result: Any, scheduler: Any, *args: Any) -> Any:
+def _after_step(result: Any, scheduler: Any, *args: Any) -> Any:
     telemetry = _telemetry or of(scheduler)
     telemetry.step()
+    return result
+
+
+def _after_idle(result: Any, scheduler: Any, *args: Any) -> Any:
+    telemetry = _telemetry or of(scheduler)
+    telemetry.idle()
     return result
 
 
@@ -59,9 +65,9 @@ SEAM = Seam(
         Hook(
             "sglang.srt.managers.scheduler.Scheduler.process_batch_result",
             "after",
-            _after,
+            _after_step,
             parameters=("self", "batch", "result"),
         ),
-        Hook("sglang.srt.managers.scheduler.Scheduler.on_idle", "after", _after, parameters=("self",)),
+        Hook("sglang.srt.managers.scheduler.Scheduler.on_idle", "after", _after_idle, parameters=("self",)),
     ),
 )

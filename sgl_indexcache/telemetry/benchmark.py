@@ -3,7 +3,8 @@
 Use: `python -m sgl_indexcache.telemetry.benchmark --out telemetry.json`
 
 Steps are made of the real Telemetry over the real counters, 10 ms apart by its clock, with SGLang's labels and
-prometheus_client's files. Exit status 1 when a step costs more than the limit on average.
+prometheus_client's files. Exit status 1 when steps cost more than the limit on average, or those that write metrics
+do in the median.
 """
 
 import argparse
@@ -38,7 +39,8 @@ def main() -> int:
         # Before the first import of prometheus_client, as in a scheduler.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         figures = measure(arguments.steps, Path(folder))
-    kept = figures["steps"]["two_level"]["mean_us"] <= LIMIT_US and figures["steps"]["exact"]["mean_us"] <= LIMIT_US
+    costs = [cost for f in figures["steps"].values() for cost in (f["mean_us"], f["writing_steps"]["p50_us"])]
+    kept = max(costs) <= LIMIT_US
     from sgl_indexcache.search.report import machine, versions
 
     document = {
@@ -84,26 +86,38 @@ def summary(times_ns: list[int]) -> dict[str, float]:
 
 
 def _steps(count: int, *, two_level: bool) -> dict[str, Any]:
-    """A step, with counters that all change from one to the next; those that write, also by themselves."""
+    """A step, with counters that all change from one to the next; those that write, and idle ones, apart."""
     from sgl_indexcache.telemetry.prometheus import Exporter
-    from sgl_indexcache.telemetry.scheduler import INTERVAL_S, Telemetry
+    from sgl_indexcache.telemetry.scheduler import Telemetry
 
     work, sources = _counters(two_level=two_level)
     now = 0.0
     telemetry = Telemetry(lambda: sources, Exporter(LABELS, _registry()), lambda: now)
-    telemetry.flush()
-    times, writing, due = [], [], 0.0
+    telemetry.idle()
+    times, writing, idle = [], [], []
+
+    def timed(function: Callable[[], None]) -> int:
+        begin = time.perf_counter_ns()
+        function()
+        return time.perf_counter_ns() - begin
+
     gc.collect()
     for number in range(count):
         work(number)
         now = number * STEP_S
-        begin = time.perf_counter_ns()
-        telemetry.step()
-        times.append(time.perf_counter_ns() - begin)
-        if now >= due:
+        wrote = telemetry.updating
+        times.append(timed(telemetry.step))
+        if wrote or telemetry.updating:
             writing.append(times[-1])
-            due = now + INTERVAL_S
-    return {**summary(times), "writing_steps": {"share": round(len(writing) / count, 4), **summary(writing)}}
+    for number in range(count // 100):
+        work(number)
+        now += 10.0
+        idle.append(timed(telemetry.idle))
+    return {
+        **summary(times),
+        "writing_steps": {"share": round(len(writing) / count, 4), **summary(writing)},
+        "idle_updates": summary(idle),
+    }
 
 
 def _registry() -> Any:

@@ -1,7 +1,7 @@
 """The readings as Prometheus metrics, in SGLang's multiprocess folder and so in its /metrics.
 
 prometheus_client decides at its import whether it writes to that folder; this file is therefore imported in a
-scheduler, after SGLang has named the folder (utils/common.py:2354), and makes its families at the first update.
+scheduler, after SGLang has named the folder (utils/common.py:2354), and makes its families when they are first written.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,11 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from sgl_indexcache.telemetry.names import Metric
-from sgl_indexcache.telemetry.readings import Readings
+from sgl_indexcache.telemetry.readings import Key, Readings
 
 
 class Exporter:
-    """Writes what has changed since the last update.
+    """Writes what has changed since the last time.
 
     labels are those of every metric, beside its own.
     """
@@ -23,24 +22,22 @@ class Exporter:
         self._labels = {name: str(value) for name, value in labels.items()}
         self._registry = registry
         self._families: dict[str, Any] = {}
-        self._children: dict[tuple[Metric, tuple[str, ...]], Any] = {}
+        self._children: dict[Key, Any] = {}
         self._last: Readings = {}
 
-    def update(self, readings: Readings) -> None:
-        """Bring the metrics up to these readings. A counter that fell is a source that began anew and adds nothing."""
-        last = self._last
-        for key, value in readings.items():
-            before = last.get(key)
-            if before == value:
-                continue
-            child = self._children.get(key) or self._child(key)
-            if key[0].kind == "gauge":
-                child.set(value)
-            elif value > (before or 0):
-                child.inc(value - (before or 0))
-            last[key] = value
+    def write(self, key: Key, value: float) -> None:
+        """Bring one metric up to this reading. A counter that fell is a source that began anew and adds nothing."""
+        before = self._last.get(key)
+        if before == value:
+            return
+        child = self._children.get(key) or self._child(key)
+        if key[0].kind == "gauge":
+            child.set(value)
+        elif value > (before or 0):
+            child.inc(value - (before or 0))
+        self._last[key] = value
 
-    def _child(self, key: tuple[Metric, tuple[str, ...]]) -> Any:
+    def _child(self, key: Key) -> Any:
         metric, values = key
         family = self._families.get(metric.name)
         if family is None:

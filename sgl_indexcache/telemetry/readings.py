@@ -4,6 +4,7 @@ The rooms count in plain integers and know nothing of this file; what is not the
 without counters) reads 0.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,10 @@ from sgl_indexcache.telemetry import names
 from sgl_indexcache.telemetry.events import KINDS
 from sgl_indexcache.telemetry.names import Metric
 
-Readings = dict[tuple[Metric, tuple[str, ...]], float]
-"""Value by family and label values, these in the family's order."""
+Key = tuple[Metric, tuple[str, ...]]
+"""Family and label values, these in the family's order."""
+Readings = dict[Key, float]
+Walk = Iterator[tuple[Key, float]]
 
 
 @dataclass(slots=True)
@@ -46,23 +49,25 @@ class Reader:
     _label: str = ""
 
     def read(self, sources: Sources) -> Readings:
-        """Everything in the catalogue. A counter never falls while its source lives."""
+        """Everything in the catalogue, at once."""
+        return dict(self.walk(sources))
+
+    def walk(self, sources: Sources) -> Walk:
+        """The same one by one, each group read when it is reached. A counter never falls while its source lives."""
         backend = sources.backend
         two_level = getattr(backend, "two_level", None)
-        found: Readings = {
-            (names.ACTIVE, ()): float(backend is not None),
-            (names.BUILD_INFO, (__version__,)): 1.0,
-        }
+        yield (names.ACTIVE, ()), float(backend is not None)
+        yield (names.BUILD_INFO, (__version__,)), 1.0
         if sources.pattern is not None:
-            self._pattern(found, sources.pattern)
-        self._kernels_in_use(found, getattr(backend, "kernels", {}))
-        _work(found, getattr(backend, "work", None), getattr(two_level, "work", None))
-        _store(found, sources.store, getattr(two_level, "pages", None))
-        self._recall(found, getattr(two_level, "work", None), sources)
-        _events(found, sources.publisher)
-        return found
+            yield from self._pattern(sources.pattern)
+        yield from self._kernels_in_use(getattr(backend, "kernels", {}))
+        yield from _work(getattr(backend, "work", None), getattr(two_level, "work", None))
+        yield from _store(sources.store)
+        yield from _pages(getattr(two_level, "pages", None))
+        yield from self._recall(getattr(two_level, "work", None), sources)
+        yield from _events(sources.publisher)
 
-    def _pattern(self, found: Readings, pattern: Pattern) -> None:
+    def _pattern(self, pattern: Pattern) -> Walk:
         if pattern is not self._last:
             self._last = pattern
             text = str(pattern)
@@ -71,33 +76,34 @@ class Reader:
             self._patterns[self._label] = None
             self._layers.update(dict.fromkeys(pattern.full_layers))
             self._full = len(pattern.full_layers)
-        for named in self._patterns:
-            found[names.PATTERN_INFO, (named,)] = float(named == self._label)
-        found[names.LAYERS, ("full",)] = self._full
-        found[names.LAYERS, ("shared",)] = len(pattern) - self._full
+        for named in tuple(self._patterns):
+            yield (names.PATTERN_INFO, (named,)), float(named == self._label)
+        yield (names.LAYERS, ("full",)), self._full
+        yield (names.LAYERS, ("shared",)), len(pattern) - self._full
 
-    def _kernels_in_use(self, found: Readings, kernels: dict[tuple[str, str], str]) -> None:
+    def _kernels_in_use(self, kernels: dict[tuple[str, str], str]) -> Walk:
         for (phase, work), kernel in kernels.items():
             self._kernels[phase, work, kernel] = None
-        for phase, work, kernel in self._kernels:
-            found[names.KERNEL_INFO, (phase, work, kernel)] = float(kernels.get((phase, work)) == kernel)
+        for phase, work, kernel in tuple(self._kernels):
+            yield (names.KERNEL_INFO, (phase, work, kernel)), float(kernels.get((phase, work)) == kernel)
 
-    def _recall(self, found: Readings, work: Any, sources: Sources) -> None:
+    def _recall(self, work: Any, sources: Sources) -> Walk:
         fallbacks = 0
-        for layer in self._layers:
+        # A copy, here as above: another walk may name more meanwhile.
+        for layer in tuple(self._layers):
             label = str(layer)
             seen = None if work is None else work.layers.get(layer)
             rows, wanted, hit = (0, 0, 0) if seen is None else (seen.rows, seen.wanted, seen.found)
             fallbacks += 0 if seen is None else seen.fallbacks
-            found[names.RECALL_ROWS, (label,)] = rows
-            found[names.RECALL_POSITIONS, (label, "found")] = hit
-            found[names.RECALL_POSITIONS, (label, "missed")] = wanted - hit
-        found[names.RECALL_FLOOR, ()] = 0.0 if work is None else sources.recall_floor
-        found[names.FALLBACKS, ("recall",)] = fallbacks
-        found[names.FALLBACKS, ("invalid",)] = 0 if work is None else work.invalid
+            yield (names.RECALL_ROWS, (label,)), rows
+            yield (names.RECALL_POSITIONS, (label, "found")), hit
+            yield (names.RECALL_POSITIONS, (label, "missed")), wanted - hit
+        yield (names.RECALL_FLOOR, ()), 0.0 if work is None else sources.recall_floor
+        yield (names.FALLBACKS, ("recall",)), fallbacks
+        yield (names.FALLBACKS, ("invalid",)), 0 if work is None else work.invalid
 
 
-def _work(found: Readings, work: Any, two_level: Any) -> None:
+def _work(work: Any, two_level: Any) -> Walk:
     """Rows and keys that Full layers' indexers scored and were spared, and those of Shared layers."""
     rows, keys = names.INDEXER_ROWS, names.INDEXER_KEYS
     full_rows, full_keys = _ints(work, "full_rows", "full_keys")
@@ -107,49 +113,52 @@ def _work(found: Readings, work: Any, two_level: Any) -> None:
     seen, scored, summaries = _ints(two_level, "keys_seen", "keys_scored", "summaries_scored")
     if two_level is None:
         exact_rows, exact_keys = full_rows, full_keys
-    found[rows, ("full", "scored", "exact")] = exact_rows
-    found[rows, ("full", "scored", "two_level")] = listed_rows
-    found[keys, ("full", "scored", "exact")] = exact_keys
-    found[keys, ("full", "scored", "two_level")] = scored - (exact_keys if two_level is not None else 0)
-    found[keys, ("full", "skipped", "shortlist")] = seen - scored
-    found[rows, ("full", "skipped", "snapshot")] = reused_rows
-    found[keys, ("full", "skipped", "snapshot")] = reused_keys
-    found[rows, ("shared", "skipped", "producer")] = shared_rows
-    found[keys, ("shared", "skipped", "producer")] = shared_keys
-    found[names.SELECTIONS_REUSED, ("producer",)] = shared_rows
-    found[names.SELECTIONS_REUSED, ("snapshot",)] = reused_rows
-    found[names.SUMMARIES_SCORED, ()] = summaries
+    yield (rows, ("full", "scored", "exact")), exact_rows
+    yield (rows, ("full", "scored", "two_level")), listed_rows
+    yield (keys, ("full", "scored", "exact")), exact_keys
+    yield (keys, ("full", "scored", "two_level")), scored - (exact_keys if two_level is not None else 0)
+    yield (keys, ("full", "skipped", "shortlist")), seen - scored
+    yield (rows, ("full", "skipped", "snapshot")), reused_rows
+    yield (keys, ("full", "skipped", "snapshot")), reused_keys
+    yield (rows, ("shared", "skipped", "producer")), shared_rows
+    yield (keys, ("shared", "skipped", "producer")), shared_keys
+    yield (names.SELECTIONS_REUSED, ("producer",)), shared_rows
+    yield (names.SELECTIONS_REUSED, ("snapshot",)), reused_rows
+    yield (names.SUMMARIES_SCORED, ()), summaries
 
 
-def _store(found: Readings, store: Any, pages: Any) -> None:
+def _store(store: Any) -> Walk:
     held = {} if store is None else store.snapshot()
     for state in ("held", "live", "free"):
-        found[names.STORE_SNAPSHOTS, (state,)] = held.get(state, 0)
-    found[names.STORE_BYTES, ("snapshots",)] = held.get("bytes", 0)
-    found[names.STORE_BYTES, ("pages",)] = 0 if pages is None else pages.used_bytes
-    found[names.STORE_PAGES_VALID, ()] = 0 if pages is None else pages.valid_pages
-    found[names.STORE_PAGES, ()] = 0 if pages is None else pages.pages
+        yield (names.STORE_SNAPSHOTS, (state,)), held.get(state, 0)
+    yield (names.STORE_BYTES, ("snapshots",)), held.get("bytes", 0)
     hits = held.get("hits", 0)
-    found[names.SNAPSHOT_LOOKUPS, ("hit",)] = hits
-    found[names.SNAPSHOT_LOOKUPS, ("miss",)] = held.get("lookups", 0) - hits
-    found[names.SNAPSHOTS_KEPT, ()] = held.get("kept", 0)
-    found[names.STORE_EVICTIONS, ("room",)] = held.get("evicted", 0)
-    found[names.STORE_EVICTIONS, ("prefix",)] = held.get("dropped", 0)
-    found[names.STORE_LOST, ("no_slot",)] = held.get("untracked", 0)
-    found[names.STORE_LOST, ("broken",)] = held.get("broken", 0)
+    yield (names.SNAPSHOT_LOOKUPS, ("hit",)), hits
+    yield (names.SNAPSHOT_LOOKUPS, ("miss",)), held.get("lookups", 0) - hits
+    yield (names.SNAPSHOTS_KEPT, ()), held.get("kept", 0)
+    yield (names.STORE_EVICTIONS, ("room",)), held.get("evicted", 0)
+    yield (names.STORE_EVICTIONS, ("prefix",)), held.get("dropped", 0)
+    yield (names.STORE_LOST, ("no_slot",)), held.get("untracked", 0)
+    yield (names.STORE_LOST, ("broken",)), held.get("broken", 0)
 
 
-def _events(found: Readings, publisher: Any) -> None:
+def _pages(pages: Any) -> Walk:
+    yield (names.STORE_BYTES, ("pages",)), 0 if pages is None else pages.used_bytes
+    yield (names.STORE_PAGES_VALID, ()), 0 if pages is None else pages.valid_pages
+    yield (names.STORE_PAGES, ()), 0 if pages is None else pages.pages
+
+
+def _events(publisher: Any) -> Walk:
     for kind in KINDS:
-        found[names.EVENTS, (kind,)] = 0 if publisher is None else publisher.counts.by_kind.get(kind, 0)
+        yield (names.EVENTS, (kind,)), 0 if publisher is None else publisher.counts.by_kind.get(kind, 0)
     dropped, answered, refused = (
         (0, 0, 0)
         if publisher is None
         else (publisher.counts.dropped, publisher.counts.answered, publisher.counts.refused)
     )
-    found[names.EVENTS_DROPPED, ()] = dropped
-    found[names.REPLAY_REQUESTS, ("answered",)] = answered
-    found[names.REPLAY_REQUESTS, ("refused",)] = refused
+    yield (names.EVENTS_DROPPED, ()), dropped
+    yield (names.REPLAY_REQUESTS, ("answered",)), answered
+    yield (names.REPLAY_REQUESTS, ("refused",)), refused
 
 
 def _ints(source: Any, *fields: str) -> tuple[int, ...]:

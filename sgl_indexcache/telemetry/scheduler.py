@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.telemetry import events
@@ -16,10 +17,12 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 """Metrics are brought up to date at most once in this time; between, a step costs one look at the clock."""
+PER_STEP = 6
+"""Readings that one step takes and writes: all of them in one step would hold it up for 50 to 200 us."""
 
 
 class Telemetry:
-    """Made once a scheduler; `step` is called after each of its steps, and when it is idle.
+    """Made once a scheduler; `step` is called after each of its steps, `idle` when there is none to do.
 
     sources   called for what is there at that moment
     exporter  None where this scheduler exports no metrics
@@ -36,28 +39,48 @@ class Telemetry:
         self._clock = clock
         self._due = clock()
         self._reader = Reader()
+        self._turn: Iterator[None] | None = None
         self._fallbacks: dict[int, int] = {}
         self._broken = False
 
     def step(self) -> None:
-        """Update the metrics and emit fallbacks if it is time to. Raises nothing: the first defect ends telemetry."""
-        now = self._clock()
-        if now < self._due or self._broken:
-            return
-        self._due = now + INTERVAL_S
+        """Go on with the update that is under way, or begin one if it is time to. Raises nothing."""
+        self._go_on(PER_STEP)
+
+    def idle(self) -> None:
+        """The same, and end it: nobody waits."""
+        self._go_on(None)
+
+    @property
+    def updating(self) -> bool:
+        """Whether an update is under way."""
+        return self._turn is not None
+
+    def _go_on(self, most: int | None) -> None:
+        if self._turn is None:
+            now = self._clock()
+            if now < self._due or self._broken:
+                return
+            self._due = now + INTERVAL_S
+            self._turn = self._update()
         try:
-            self.flush()
-        except Exception:  # whatever it is, requests are served on
-            self._broken = True
+            if most is None or sum(1 for _ in islice(self._turn, most)) < most:
+                for _ in self._turn:
+                    pass
+                self._turn = None
+        except Exception:  # whatever it is, requests are served on; the first defect ends telemetry
+            self._turn, self._broken = None, True
             logger.exception("telemetry has ended after a defect; serving goes on")
 
-    def flush(self) -> None:
-        """Update the metrics and emit fallbacks, now."""
+    def _update(self) -> Iterator[None]:
+        """Write the metrics and emit fallbacks, one at a time."""
         sources = self._sources()
         if self._exporter is not None:
-            self._exporter.update(self._reader.read(sources))
+            for key, value in self._reader.walk(sources):
+                self._exporter.write(key, value)
+                yield
         if events.connected():
-            self._emit_fallbacks(getattr(getattr(sources.backend, "two_level", None), "work", None))
+            yield from self._emit_fallbacks(getattr(getattr(sources.backend, "two_level", None), "work", None))
 
     def snapshot(self) -> dict[str, Any]:
         """For /server_info: `metrics`, the readings of this moment as spelled in /metrics, and `events`."""
@@ -69,13 +92,14 @@ class Telemetry:
             "events": None if publisher is None else publisher.snapshot(),
         }
 
-    def _emit_fallbacks(self, work: Any) -> None:
+    def _emit_fallbacks(self, work: Any) -> Iterator[None]:
         if work is None:
             return
         now = {layer: seen.fallbacks for layer, seen in work.layers.items()}
         now[-1] = work.invalid
         for layer, turns in now.items():
             more = turns - self._fallbacks.get(layer, 0)
+            self._fallbacks[layer] = turns
             if more > 0:
                 events.emit(Fallback(layer=layer, reason="invalid" if layer < 0 else "recall", turns=more))
-        self._fallbacks = now
+                yield

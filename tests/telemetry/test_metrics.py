@@ -17,7 +17,7 @@ from sgl_indexcache.telemetry import events, names
 from sgl_indexcache.telemetry.events import Fallback
 from sgl_indexcache.telemetry.prometheus import Exporter
 from sgl_indexcache.telemetry.readings import Reader, Readings, Sources, spelled
-from sgl_indexcache.telemetry.scheduler import INTERVAL_S, Telemetry
+from sgl_indexcache.telemetry.scheduler import INTERVAL_S, PER_STEP, Telemetry
 from sgl_indexcache.telemetry.two_level import LayerRecall, TwoLevelWork
 from sgl_indexcache.telemetry.work import IndexerWork
 
@@ -158,7 +158,8 @@ def test_exporter_adds_what_came_and_survives_a_source_that_began_anew() -> None
     work = IndexerWork(shared_rows=5)
 
     def exported() -> float | None:
-        exporter.update(read(backend=backend(work=work)))
+        for key, value in read(backend=backend(work=work)).items():
+            exporter.write(key, value)
         return registry.get_sample_value(
             "sgl_indexcache_selections_reused_total", {"model_name": "m", "tp_rank": "0", "source": "producer"}
         )
@@ -187,6 +188,45 @@ def test_a_step_reads_at_most_once_an_interval() -> None:
         clock.now = step * INTERVAL_S / 10
         telemetry.step()
     assert len(asked) == 10
+
+
+class Written:
+    """In the place of an exporter."""
+
+    def __init__(self) -> None:
+        self.values: Readings = {}
+        self.count = 0
+
+    def write(self, key: Any, value: float) -> None:
+        self.values[key] = value
+        self.count += 1
+
+
+def test_a_step_writes_a_few_metrics_and_the_steps_after_it_the_others() -> None:
+    clock, written, work = Clock(), Written(), IndexerWork(full_rows=1)
+    sources = Sources(backend=backend(work=work), pattern=Pattern("FSFS"))
+    telemetry = Telemetry(lambda: sources, written, clock)  # type: ignore[arg-type]
+    each = []
+    for _ in range(100):
+        before = written.count
+        telemetry.step()
+        each.append(written.count - before)
+    assert max(each) == PER_STEP
+    assert each[-1] == 0
+    assert written.values == Reader().read(sources)
+
+
+def test_an_idle_moment_ends_the_update_under_way() -> None:
+    clock, written = Clock(), Written()
+    sources = Sources(pattern=Pattern("FSFS"))
+    telemetry = Telemetry(lambda: sources, written, clock)  # type: ignore[arg-type]
+    telemetry.step()
+    assert telemetry.updating
+    assert telemetry.snapshot()["metrics"] == spelled(Reader().read(sources))  # another walk meanwhile
+    telemetry.idle()
+    assert not telemetry.updating
+    assert written.values == Reader().read(sources)
+    assert written.count == len(written.values)
 
 
 def test_a_defect_ends_telemetry_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
