@@ -85,7 +85,13 @@ class Mock:
 
     async def _server_info(self, request: web.Request) -> web.Response:
         work = {"full_keys": 100 * self.count, "shared_keys": 300 * self.count}
-        ours = {"version": "0", "pattern": "FSSS", "scoring": "exact", "work": work}
+        metrics = {
+            'sgl_indexcache_recall_positions_total{layer="0",result="found"}': 6 * self.count,
+            'sgl_indexcache_recall_positions_total{layer="1",result="found"}': 3 * self.count,
+            'sgl_indexcache_recall_positions_total{layer="1",result="missed"}': self.count,
+            'sgl_indexcache_store_bytes{part="snapshots"}': 1000,
+        }
+        ours = {"version": "0", "pattern": "FSSS", "scoring": "exact", "work": work, "telemetry": {"metrics": metrics}}
         return web.json_response({"version": "mock", "internal_states": [{"indexcache": ours}]})
 
     async def _flush(self, request: web.Request) -> web.Response:

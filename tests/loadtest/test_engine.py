@@ -52,6 +52,14 @@ def test_sessions_hit_the_cache_as_planned(server: Server, run: Callable[..., An
     assert groups["repeat"]["hit_rate"] > 0.8
     change = document["server"]["change"]
     assert change["indexcache.work.shared_keys"] == pytest.approx(3 * change["indexcache.work.full_keys"])
+    keys = "sgl_indexcache_indexer_keys_total"
+    done, skipped = (
+        f'{keys}{{layers="full",reason="exact",result="scored"}}',
+        f'{keys}{{layers="shared",reason="producer",result="skipped"}}',
+    )
+    assert change[skipped] == pytest.approx(3 * change[done])
+    store = {'sgl_indexcache_store_bytes{part="snapshots"}', 'sgl_indexcache_recall_positions_total{result="found"}'}
+    assert store <= document["server"]["constant"].keys()
     assert document["server"]["info"]["indexcache"]["pattern"] == "FSSS"
     sent = sum(record.prompt for record in records)
     assert change["sglang:prompt_tokens_total"] == sent, "the server's own count"

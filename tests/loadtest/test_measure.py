@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_indexcache.loadtest.client.sse import LARGEST_EVENT, EventTooLargeError, SseParser
-from sgl_indexcache.loadtest.drive.scrape import parse_metrics
+from sgl_indexcache.loadtest.drive.scrape import parse_metrics, parse_spelled
 from sgl_indexcache.loadtest.drive.shape import Level, parse_levels
 from sgl_indexcache.loadtest.errors import OptionError
 from sgl_indexcache.loadtest.measure import groups
@@ -217,3 +217,12 @@ def test_metrics_text() -> None:
     assert parse_metrics(text) == {"sglang:cached_tokens_total": 7.0}
     with pytest.raises(ValueError, match=r"."):
         parse_metrics('sglang:x{a="} 1\n')
+    ours = (
+        "# TYPE sgl_indexcache_x_total counter\n"
+        'sgl_indexcache_x_total{layer="0",reason="a",result="hit",tp_rank="0"} 3\n'
+        'sgl_indexcache_x_total{layer="1",reason="a",result="hit",tp_rank="0"} 4\n'
+        'sgl_indexcache_x_total{layer="1",reason="a",result="miss",tp_rank="0"} 5\n'
+    )
+    hit, miss = (f'sgl_indexcache_x_total{{reason="a",result="{kind}"}}' for kind in ("hit", "miss"))
+    assert parse_metrics(ours) == {hit: 7.0, miss: 5.0}
+    assert parse_spelled({'sgl_indexcache_x_total{result="hit",layer="1",reason="a"}': 2, "y": None}) == {hit: 2.0}

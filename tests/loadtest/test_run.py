@@ -162,6 +162,9 @@ def test_server_series_stand_on_the_same_axis(serve: Callable[..., Any], run: Ca
     assert found["change"]["indexcache.work.shared_keys"] == 300 * 12
     assert found["info"]["indexcache"]["pattern"] == "FSSS"
     assert found["constant"]["sglang:num_running_reqs"] == 3
+    assert found["change"]['sgl_indexcache_recall_positions_total{result="found"}'] == 9 * 12
+    assert found["constant"]["indexcache.recall"] == pytest.approx(0.9)
+    assert found["constant"]['sgl_indexcache_store_bytes{part="snapshots"}'] == 1000
     assert "python_info" not in found["constant"]
     times = [time for time, _ in found["series"]["indexcache.work.full_keys"]]
     assert times == sorted(times)

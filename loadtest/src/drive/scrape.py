@@ -1,7 +1,8 @@
 """Reads the server's own figures while the run goes on: /metrics and /server_info, on the run's clock."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,9 @@ LARGEST_ANSWER = 32 << 20
 _TIMEOUT_S = 5.0
 _COUNTERS = ("_total", "_count", "_sum")
 _SKIPPED = ("_bucket", "_created")
+_OURS = "sgl_indexcache_"
+_SUMMED = {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank", "dp_rank", "layer"}
+"""Labels of the plugin's metrics that are summed over; the others tell work done from work skipped, and so on."""
 
 
 class Scraper:
@@ -79,6 +83,7 @@ class Scraper:
                     values |= parse_metrics(text) if path == "/metrics" else self._server_info(text)
             except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
                 self.errors += 1
+        values |= recall(values)
         for name in list(values):
             if name not in self._names and len(self._names) >= MOST_SERIES:
                 del values[name]
@@ -101,7 +106,11 @@ class Scraper:
             self.info["indexcache"] = {
                 key: value for key, value in ours.items() if isinstance(value, (str, int, float, type(None)))
             }
-            return dict(numbers(ours, "indexcache"))
+            telemetry = ours.get("telemetry")
+            metrics = telemetry.pop("metrics", None) if isinstance(telemetry, dict) else None
+            # Of several ranks only /metrics knows the sum.
+            spelled = metrics if isinstance(metrics, dict) and len(states) == 1 else {}
+            return dict(numbers(ours, "indexcache")) | parse_spelled(spelled)
         return {}
 
     def document(self) -> dict[str, Any]:
@@ -109,7 +118,7 @@ class Scraper:
         series: dict[str, list[list[float]]] = {}
         for now, values in self._rows:
             for name, value in values.items():
-                if name not in series and name not in self._rows[0][1] and name.endswith(_COUNTERS):
+                if name not in series and name not in self._rows[0][1] and name.partition("{")[0].endswith(_COUNTERS):
                     # A counter is first shown when it first counts; until then it was 0.
                     series[name] = [[round(self._rows[0][0], 3), 0.0]]
                 series.setdefault(name, []).append([round(now, 3), value])
@@ -136,7 +145,7 @@ async def _bounded(answer: aiohttp.ClientResponse) -> str:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """Sums over labels of the serving metrics in Prometheus' text format; buckets are left out.
+    """The serving metrics in Prometheus' text format, summed over labels, but see `_SUMMED`; buckets are left out.
 
     Raises:
         ValueError: the text is not in that format.
@@ -149,8 +158,33 @@ def parse_metrics(text: str) -> dict[str, float]:
             continue
         for sample in family.samples:
             if not sample.name.endswith(_SKIPPED) and sample.value == sample.value:
-                values[sample.name] = values.get(sample.name, 0.0) + sample.value
+                name = series_name(sample.name, sample.labels)
+                values[name] = values.get(name, 0.0) + sample.value
     return values
+
+
+def parse_spelled(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The same of the plugin's part of /server_info: `name{label="value"}` to value."""
+    values: dict[str, float] = {}
+    for spelled, value in metrics.items():
+        if isinstance(value, (int, float)):
+            name = series_name(spelled.partition("{")[0], dict(re.findall(r'(\w+)="(.*?)"', spelled)))
+            values[name] = values.get(name, 0.0) + value
+    return values
+
+
+def series_name(name: str, labels: Mapping[str, str]) -> str:
+    """The name of the series that a sample is added to."""
+    kept = sorted(f'{label}="{value}"' for label, value in labels.items() if label not in _SUMMED)
+    return f"{name}{{{','.join(kept)}}}" if kept and name.startswith(_OURS) else name
+
+
+def recall(values: Mapping[str, float]) -> dict[str, float]:
+    """Measured recall since the server's start, once there is any."""
+    found, missed = (
+        values.get(f'{_OURS}recall_positions_total{{result="{kind}"}}', 0.0) for kind in ("found", "missed")
+    )
+    return {"indexcache.recall": found / (found + missed)} if found + missed else {}
 
 
 def numbers(tree: dict[str, Any], name: str) -> list[tuple[str, float]]:
