@@ -166,7 +166,7 @@ def flashinfer(p: Problem) -> Call:
 
 def halves(p: Problem) -> dict[str, Callable[[int], Any]]:
     """Each half of ours and of SGLang's alone, over the rows that one budget holds; the others repeat it."""
-    rows = min(p.case.rows, rows_at_once(p.case.rows, p.max_length, BUDGET))
+    rows = min(p.case.rows, rows_at_once(p.case.rows, p.max_length, BUDGET, p.q.device))
     width = padded(p.max_length)
     logits = torch.empty(rows, width, device="cuda")
     maxima = torch.empty(rows, width // BLOCK, device="cuda")

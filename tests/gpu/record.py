@@ -63,6 +63,8 @@ def main() -> None:
         chunked_prefill_size=8192,
         cuda_graph_max_bs_decode=8,
         max_running_requests=16,
+        # Only requests without log-probabilities are mixed (Scheduler.get_new_batch_prefill).
+        enable_mixed_chunk=True,
         disable_prefill_cuda_graph=not options.prefill_graph,
         cuda_graph_bs_prefill=[64, 128, 512, 2048] if options.prefill_graph else None,
         context_length=131072,
@@ -73,6 +75,7 @@ def main() -> None:
     )
     vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
     answers = Recorder(engine, vocabulary).all([int(part) for part in options.lengths.split(",")])
+    answers["mixed"] = Mixed(engine, vocabulary).run()
     answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
     if options.schedules:
         answers["schedules"] = Schedules(engine, vocabulary).run(options.schedules)
@@ -127,6 +130,53 @@ class Recorder:
             }
             for result in results
         ]
+
+
+class Mixed:
+    """Prompts in chunks, with the decode steps of other requests in the same forwards.
+
+    Which rows meet in a forward follows from the order of arrival, and all arrive while the first prompt is prefilled.
+    """
+
+    ROUNDS, BUSY, SHORT, LONG, SHORTS, STEPS = 3, 20_000, 1500, 40_000, 3, 32
+
+    def __init__(self, engine: Any, vocabulary: int) -> None:
+        self.engine = engine
+        self.tokens = Recorder(engine, vocabulary).tokens
+
+    def run(self) -> list[dict[str, Any]]:
+        """Of every round: the tokens of its short requests and of its long one, and how many tokens each short one
+        had by the time that the long prompt was through."""
+        return [self.engine.loop.run_until_complete(self._round(number)) for number in range(self.ROUNDS)]
+
+    async def _round(self, number: int) -> dict[str, Any]:
+        progress: dict[str, int] = {}
+        asked = {"busy": self.tokens(self.BUSY, 7, number)}
+        asked |= {f"short.{i}": self.tokens(self.SHORT, 8, number, i) for i in range(self.SHORTS)}
+        asked["long"] = self.tokens(self.LONG, 9, number)
+        found = await asyncio.gather(*(self._ask(name, prompt, progress) for name, prompt in asked.items()))
+        tokens = dict(zip(asked, found, strict=True))
+        return {
+            "short": [tokens[f"short.{i}"] for i in range(self.SHORTS)],
+            "long": tokens["long"],
+            "meanwhile": [progress[f"short.{i} by long"] for i in range(self.SHORTS)],
+        }
+
+    async def _ask(self, name: str, prompt: list[int], progress: dict[str, int]) -> list[int]:
+        steps = 1 if name == "busy" else self.STEPS
+        answer: dict[str, Any] = {}
+        tokens: list[int] = []
+        stream = await self.engine.async_generate(
+            input_ids=prompt,
+            sampling_params={"max_new_tokens": steps, "temperature": 0, "ignore_eos": True},
+            stream=True,
+        )
+        async for answer in stream:
+            tokens = answer["output_ids"]
+            if name == "long" and "long" not in progress:
+                progress |= {f"{other} by long": count for other, count in progress.items()}
+            progress[name] = answer["meta_info"]["completion_tokens"]
+        return tokens
 
 
 class Schedules:

@@ -4,27 +4,20 @@ With SGLang's kernels chosen it gives the very bits of `dsa`; with ours, the sam
 SGLang's default top-k orders a selection by atomics, so that two runs of `dsa` differ as soon as selections are sparse,
 and this model, random weights of a sensible scale, magnifies that. Bits are therefore compared with SGLang's torch
 top-k on both sides, and how far `dsa` is from itself with one top-k and the other is the measure for our kernels.
-Four engines, side by side on one GPU, serve all tests of bf16 KV. Needs CUDA and SGLang 0.5.17 with its kernels; run
-by `make test-gpu`.
+Four engines (conftest.py) serve all tests of bf16 KV; GPU_TEST_FP8=1 adds three with fp8 KV. Needs CUDA and SGLang
+0.5.17 with its kernels; run by `make test-gpu`.
 """
 
-import json
-import os
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.timeout(600)
 
-# Full after Full, Full after Shared, and a Shared layer between them.
+# Those of conftest.py and record.py.
 PATTERN = "FFSF"
 LENGTHS = (100, 2048, 2049, 4095, 4096, 4097, 10000, 70000)
 SCHEDULES = 200
@@ -33,57 +26,6 @@ TOP_K = 2048
 WORSE_THAN_ITSELF = 1.5
 
 Answers = dict[str, Any]
-
-
-def record(folder: Path, model: Path, name: str, *arguments: str) -> Answers:
-    """Answers of one engine in a process of its own."""
-    out = folder / f"{name}.json"
-    command = [sys.executable, str(Path(__file__).with_name("record.py")), "--model", str(model)]
-    command += ["--pattern", PATTERN]
-    # The other tests run SGLang's CPU engine; this one must not.
-    environment = {key: value for key, value in os.environ.items() if key != "SGLANG_USE_CPU_ENGINE"}
-    subprocess.run([*command, *arguments, "--out", str(out)], check=True, timeout=400, env=environment)
-    if keep := os.environ.get("GPU_TEST_RECORDS"):
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        (Path(keep) / out.name).write_text(out.read_text())
-    return json.loads(out.read_text())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("records")
-
-
-@pytest.fixture(scope="module")
-def engines(folder: Path, model: Path) -> Iterator[dict[str, Future[Answers]]]:
-    """Every engine's answers; ours with prefill graphs, which run attention and indexer between their segments."""
-    flags = {
-        "plain": ("--backend", "dsa"),
-        "ours": ("--backend", "indexcache", "--kernels", "ours", "--prefill-graph", "--schedules", str(SCHEDULES)),
-        "plain-torch": ("--backend", "dsa", "--topk", "torch"),
-        "parity-torch": ("--backend", "indexcache", "--kernels", "sglang", "--topk", "torch"),
-    }
-    with start(folder, model, flags) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def fp8_engines(folder: Path, model: Path) -> Iterator[dict[str, Future[Answers]]]:
-    fp8 = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
-    flags = {
-        "plain-fp8": ("--backend", "dsa", *fp8),
-        "plain-fp8-torch": ("--backend", "dsa", "--topk", "torch", *fp8),
-        "ours-fp8": ("--backend", "indexcache", "--kernels", "fp8", *fp8),
-    }
-    with start(folder, model, flags) as running:
-        yield running
-
-
-@contextmanager
-def start(folder: Path, model: Path, flags: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Future[Answers]]]:
-    """All these engines side by side."""
-    with ThreadPoolExecutor(len(flags)) as pool:
-        yield {name: pool.submit(record, folder, model, name, *arguments) for name, arguments in flags.items()}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +49,7 @@ def parity(engines: dict[str, Future[Answers]]) -> Answers:
 
 
 def names(answers: Answers) -> list[str]:
-    return [name for name in answers if name not in ("state", "schedules", "after")]
+    return [name for name in answers if name not in ("state", "mixed", "schedules", "after")]
 
 
 def test_the_same_bits_as_dsa(plain_torch: Answers, parity: Answers) -> None:
@@ -116,6 +58,32 @@ def test_the_same_bits_as_dsa(plain_torch: Answers, parity: Answers) -> None:
     assert names(plain_torch) == names(parity)
     assert [name for name in names(parity) if parity[name] != plain_torch[name]] == []
     assert parity["warm.10000"][0]["cached"] >= 9984
+
+
+def test_chunks_run_with_the_decode_steps_of_others(plain_torch: Answers, parity: Answers, ours: Answers) -> None:
+    """Mixed forwards: the short requests go on while a long prompt is prefilled, and the tokens are those of `dsa`."""
+    for answers in (plain_torch, parity, ours):
+        assert all(count >= 3 for entry in answers["mixed"] for count in entry["meanwhile"])
+    for found, expected in zip(parity["mixed"], plain_torch["mixed"], strict=True):
+        assert (found["short"], found["long"]) == (expected["short"], expected["long"])
+
+
+def agreement(left: Answers, right: Answers) -> float:
+    """Share of the short requests' tokens up to the first that differs."""
+    equal = total = 0
+    for one, other in zip(left["mixed"], right["mixed"], strict=True):
+        for found, expected in zip(one["short"], other["short"], strict=True):
+            differing = [step for step, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b]
+            equal += differing[0] if differing else len(expected)
+            total += len(expected)
+    return equal / total
+
+
+def test_our_kernels_serve_mixed_chunks(ours: Answers, plain: Answers, plain_torch: Answers) -> None:
+    """Short contexts are attended to whole, so that tokens hardly depend on the kernels."""
+    found, own = agreement(ours, plain), agreement(plain_torch, plain)
+    print(f"tokens up to the first that differs from dsa: {found:.3f}, of dsa from itself: {own:.3f}")
+    assert found > own / WORSE_THAN_ITSELF
 
 
 def differences(left: Answers, right: Answers) -> list[float]:
@@ -165,6 +133,7 @@ def test_an_answer_does_not_depend_on_what_was_served_before(ours: Answers) -> N
     assert ours["after"] == ours["cold.2049"]
 
 
+@pytest.mark.usefixtures("engines")
 @pytest.mark.parametrize("answers", ["parity", "ours"])
 def test_indexer_work_is_counted(answers: str, request: pytest.FixtureRequest) -> None:
     work = request.getfixturevalue(answers)["state"]["work"]
@@ -175,6 +144,5 @@ def test_indexer_work_is_counted(answers: str, request: pytest.FixtureRequest) -
     assert work["full_rows"] >= full * sum(length for length in LENGTHS if length > TOP_K)
 
 
-@pytest.mark.skipif("GPU_TEST_FP8" not in os.environ, reason="three more engines: set GPU_TEST_FP8=1")
 def test_fp8_kv(fp8_engines: dict[str, Future[Answers]]) -> None:
     check_close(*(fp8_engines[name].result() for name in ("ours-fp8", "plain-fp8", "plain-fp8-torch")))

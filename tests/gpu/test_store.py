@@ -1,58 +1,32 @@
 """On a GPU: the index store serves repeats without scoring them, and the bits stay those of the engine without it.
 
-Two engines; GPU_TEST_STORE_OURS=1 adds two with our own indexer kernel, KV slots and prefill graphs. Needs CUDA and
-SGLang 0.5.17 with its kernels; run by `make test-gpu`.
+Two engines (conftest.py); GPU_TEST_STORE_OURS=1 adds two with our own indexer kernel, KV slots and prefill graphs.
+Needs CUDA and SGLang 0.5.17 with its kernels; run by `make test-gpu`.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.timeout(600)
 
-PATTERN, PAGE = "FFSF", 64
-# The longest nearly fills the pool of KV slots (record_store.py).
+PAGE = 64
+# Those of conftest.py and record_store.py. The longest prompt nearly fills the pool of KV slots.
 LENGTHS, TIMES = (3000, 10_000, 70_000), 4
-FULL = PATTERN.count("F")
-OURS = pytest.param(
-    "ours",
-    marks=pytest.mark.skipif("GPU_TEST_STORE_OURS" not in os.environ, reason="two more engines: GPU_TEST_STORE_OURS=1"),
-)
+FULL = 3
 Answers = dict[str, Any]
 
 
-def record(folder: Path, model: Path, kernels: str, *, store: bool) -> Answers:
-    """Answers of one engine in a process of its own."""
-    out = folder / f"store-{kernels}-{'on' if store else 'off'}.json"
-    command = [sys.executable, str(Path(__file__).with_name("record_store.py")), "--model", str(model)]
-    command += ["--pattern", PATTERN, "--kernels", kernels, "--out", str(out), "--times", str(TIMES)]
-    command += ["--lengths", ",".join(map(str, LENGTHS))]
-    command += ["--store"] * store + ["--prefill-graph"] * (kernels == "ours")
-    # The other tests run SGLang's CPU engine; this one must not.
-    environment = {key: value for key, value in os.environ.items() if key != "SGLANG_USE_CPU_ENGINE"}
-    subprocess.run(command, check=True, timeout=280, env=environment)
-    if keep := os.environ.get("GPU_TEST_RECORDS"):
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        (Path(keep) / out.name).write_text(out.read_text())
-    return dict(json.loads(out.read_text()))
-
-
-@pytest.fixture(scope="module", params=["sglang", OURS])
-def both(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
-) -> tuple[Answers, Answers]:
+@pytest.fixture(params=["store_engines", "store_engines_ours"])
+def both(request: pytest.FixtureRequest) -> tuple[Answers, Answers]:
     """With the store, and without."""
-    folder = tmp_path_factory.mktemp("records")
-    with_store = record(folder, model, request.param, store=True)
-    return with_store, record(folder, model, request.param, store=False)
+    group: dict[str, Future[Answers]] = request.getfixturevalue(request.param)
+    with_store, without = group.values()
+    return with_store.result(), without.result()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def on(both: tuple[Answers, Answers]) -> Answers:
     return both[0]
 

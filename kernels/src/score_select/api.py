@@ -10,10 +10,16 @@ ALIGNED_ROWS = 16
 """Slices begin at multiples of this, so that every pointer keeps its alignment and no kernel compiles twice."""
 
 
-def rows_at_once(rows: int, max_length: int, budget_bytes: int) -> int:
-    """Rows whose logits and maxima fit the budget, at least ALIGNED_ROWS; near equal slices."""
+def rows_at_once(rows: int, max_length: int, budget_bytes: int, device: torch.device) -> int:
+    """Rows whose logits and maxima fit the budget, at least ALIGNED_ROWS; near equal slices.
+
+    The selection of a row fills one of a CUDA device's processors, so a slice takes whole rounds of them if it can.
+    """
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     a_row = 4 * (padded(max_length) + padded(max_length) // BLOCK)
     most = max(1, budget_bytes // max(a_row, 1) // ALIGNED_ROWS) * ALIGNED_ROWS
+    if most >= max(processors, ALIGNED_ROWS):
+        most = most // processors * processors // ALIGNED_ROWS * ALIGNED_ROWS
     slices = triton.cdiv(rows, most)
     return triton.cdiv(triton.cdiv(rows, slices), ALIGNED_ROWS) * ALIGNED_ROWS
 
@@ -58,7 +64,7 @@ def score_select(
         out = torch.empty(rows, k, dtype=torch.int32, device=q.device)
     if rows == 0:
         return out
-    step = rows_at_once(rows, max_length, budget_bytes)
+    step = rows_at_once(rows, max_length, budget_bytes, q.device)
     width = padded(max_length)
     scored = max_length > k
     logits = torch.empty(min(step, rows), width if scored else 0, dtype=torch.float32, device=q.device)
