@@ -25,12 +25,12 @@ def _ordered(score):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _bound(numbers, need):  # type: ignore[no-untyped-def]
-    """(low, least, room) of numbers int32 [N], at least `need` of them not NONE: chosen are all that are at least
-    `least`, and the first `room` that equal `low`."""
-    low = tl.min(tl.where(numbers == NONE, MOST, numbers), 0)
+def _bound(numbers, need, floor):  # type: ignore[no-untyped-def]
+    """(low, least, room) of numbers int32 [N], at least `need` of them at least floor and not NONE: chosen are all that
+    are at least `least`, and the first `room` that equal `low`."""
+    low = tl.maximum(tl.min(tl.where(numbers == NONE, MOST, numbers), 0), floor)
     high = tl.max(numbers, 0) + 1
-    at_low = tl.sum((numbers > NONE).to(tl.int32), 0)
+    at_low = tl.sum((numbers >= low).to(tl.int32), 0)
     at_high = 0
     # at_low = count(>= low) >= need > at_high = count(>= high)
     while (at_low != need) & (low + 1 < high):
@@ -108,13 +108,14 @@ def select_kernel(  # type: ignore[no-untyped-def]
     else:
         blocks = (n + BLOCK - 1) // BLOCK
         listed = blocks > k
+        floor = k * 0 + NONE
         if listed:
             # Maxima that do not fit come in several rounds, each with the best of those before it.
             held = 0
             begin = 0
             while begin < blocks:
                 _, tops = _maxima_of(tl.arange(0, N1), maxima, scratch, held, begin, blocks)
-                low, least, room = _bound(tops, k)
+                low, least, room = _bound(tops, k, floor)
                 above = 0
                 equal = 0
                 for first in range(0, tl.minimum(N1, blocks - begin + held), TILE):
@@ -127,8 +128,10 @@ def select_kernel(  # type: ignore[no-untyped-def]
                 tl.debug_barrier()
                 begin += N1 - held
                 held = k
+                # The k best blocks have a key each that is no worse than the k-th of their maxima.
+                floor = low
         _, scores = _scores_of(tl.arange(0, N2), logits, scratch, n, k, listed, BLOCK)
-        low, least, room = _bound(scores, k)
+        low, least, room = _bound(scores, k, floor)
         above = 0
         equal = 0
         for first in range(0, tl.minimum(k, blocks) * BLOCK, TILE):
