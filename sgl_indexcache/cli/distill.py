@@ -106,6 +106,7 @@ def distill(
             out.print(f"serve it: sgl-indexcache serve --model-path {written}", soft_wrap=True)
     finally:
         parallel.stop(group)
+    parallel.leave(group)
 
 
 def _print_plan(job: "Job", world: int, device: str | None) -> None:

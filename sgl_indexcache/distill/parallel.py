@@ -1,6 +1,7 @@
 """Processes and shards: one process, or as many as torchrun starts, with the model sharded over all of them (FSDP2)."""
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,19 @@ def stop(processes: Processes) -> None:
     """Leave the group."""
     if processes.mesh is not None and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave(processes: Processes) -> None:
+    """End this process, successfully, if it is one of a group; all its files must be closed.
+
+    Gloo's threads outlive the group, and one that is late drops the tensors of the last collective: it needs the
+    interpreter for that, and while the interpreter is being taken down, asking for it aborts the process. So the
+    interpreter is not taken down.
+    """
+    if processes.mesh is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def shard(model: DsaModel, processes: Processes) -> None:
