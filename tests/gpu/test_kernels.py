@@ -10,6 +10,8 @@ from sgl_indexcache.kernels.score.api import padded, score
 from sgl_indexcache.kernels.score_select import reference, score_select
 from sgl_indexcache.kernels.select.api import select
 from sgl_indexcache.kernels.select.reference import select as select_reference
+from sgl_indexcache.kernels.shortlist import api as shortlist_api
+from sgl_indexcache.kernels.shortlist import reference as shortlist
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 from indexer_cases import DIM, PAGE, Problem, problem
@@ -181,3 +183,36 @@ def test_scores_against_float64(heads: int) -> None:
 def test_no_rows() -> None:
     p = problem([], device="cuda")
     assert score_select(*p.arguments, 256, max_length=640).shape == (0, 256)
+
+
+@pytest.mark.parametrize(("rows", "heads"), [(1, 32), (5, 16), (3, 64)])
+def test_two_levels_against_their_reference(rows: int, heads: int) -> None:
+    """Compiled; the interpreter runs them in tests/kernels/test_shortlist.py."""
+    make = torch.Generator().manual_seed(rows)
+    pages, n = 37, 6
+    q = torch.randn(rows, heads, DIM, generator=make).to(torch.float8_e4m3fn)
+    gates = torch.randn(rows, heads, generator=make)
+    keys = torch.randn(pages, PAGE, DIM, generator=make)
+    packed = shortlist.pack_summary(keys)
+    index_k = torch.cat((packed[..., :DIM].reshape(pages, -1), packed[..., DIM:].reshape(pages, -1)), 1)
+    summaries = shortlist.pack_summary(keys.mean(1))
+    table = torch.randperm(pages, generator=make).int().view(1, -1)
+    request, complete = torch.zeros(rows, dtype=torch.int32), torch.arange(pages - rows, pages).int()
+    listed = torch.stack([torch.randperm(20, generator=make)[:n].sort().values for _ in range(rows)]).int()
+    listed[0, 3:] = -1
+    lengths = listed.amax(1) * PAGE + 13
+    wanted = [
+        shortlist.page_scores(q, gates, summaries, table, request, complete),
+        shortlist.listed_scores(q, gates, index_k, table, request, listed, lengths),
+    ]
+    q, gates, index_k, summaries, table, request, complete, listed, lengths = (
+        tensor.cuda() for tensor in (q, gates, index_k, summaries, table, request, complete, listed, lengths)
+    )
+    found = [
+        shortlist_api.page_scores(q, gates, summaries, table, request, complete),
+        shortlist_api.listed_scores(q, gates, index_k, table, request, listed, lengths),
+    ]
+    for one, other in zip(found, wanted, strict=True):
+        seen = other.isfinite()
+        assert torch.equal(one.cpu().isfinite(), seen)
+        assert float((one.cpu() - other)[seen].abs().max()) < TOLERANCE * float(other[seen].abs().max())
