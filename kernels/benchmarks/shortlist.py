@@ -12,7 +12,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,14 @@ CASES = (Case("prefill", 4096, 200_000, 32), Case("prefill", 4096, 128_000, 64),
 SHARES = (0.25, 0.125)
 
 
-@dataclass(slots=True)
 class TwoLevel:
     """The four steps over rows of a problem, on buffers of one slice."""
 
-    p: Problem
-    share: float
-
-    def __post_init__(self) -> None:
-        p = self.p
+    def __init__(self, p: Problem, share: float) -> None:
+        self.p, self.share = p, share
         position = p.lengths - 1
         self.complete = position // PAGE
-        self.pages = int(int(self.complete.min()) * self.share)
+        self.pages = int(int(self.complete.min()) * share)
         width = (self.pages + 1) * PAGE
         self.step = min(p.case.rows, max(1, BUDGET // (4 * width)))
         keys = unpack(p.caches[0], p.table[0]).float()
