@@ -186,8 +186,9 @@ def test_no_rows() -> None:
 
 
 @pytest.mark.parametrize(("rows", "heads"), [(1, 32), (5, 16), (3, 64)])
-def test_two_levels_against_their_reference(rows: int, heads: int) -> None:
+def test_two_levels_against_their_reference(rows: int, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled; the interpreter runs them in tests/kernels/test_shortlist.py."""
+    monkeypatch.setattr(shortlist_api, "LISTED_PER_PROGRAM", 4)
     make = torch.Generator().manual_seed(rows)
     pages, n = 37, 6
     q = torch.randn(rows, heads, DIM, generator=make).to(torch.float8_e4m3fn)

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from triton import knobs
-from triton.runtime import interpreter
 
 from sgl_indexcache.kernels.score.api import padded, score
 from sgl_indexcache.kernels.score_select import api, reference, score_select
@@ -18,32 +16,8 @@ from sgl_indexcache.kernels.select.api import select
 from sgl_indexcache.kernels.select.reference import select as select_reference
 
 sys.path.insert(0, str(Path(__file__).parent))
+import mended_interpreter  # noqa: F401  (before the first call of a kernel)
 from indexer_cases import problem
-
-assert knobs.runtime.interpret
-
-patch_tensor = interpreter._patch_lang_tensor
-
-
-def _patch_tensor(tensor: Any, scope: Any) -> None:
-    """NumPy 2.4 makes no int of an array of one element, which is what the interpreter's scalars are."""
-    patch_tensor(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-
-interpreter._patch_lang_tensor = _patch_tensor
-patched_modules: set[str] = set()
-
-
-def _call(self: Any, *given: Any, **named: Any) -> Any:
-    """A function that a kernel calls, with its module's language patched once, not for every call: half the time."""
-    if self.fn.__module__ not in patched_modules:
-        interpreter._patch_lang(self.fn)
-        patched_modules.add(self.fn.__module__)
-    return self.rewrite()(*given, **named)
-
-
-interpreter.InterpretedFunction.__call__ = _call
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,16 @@
 Triton decides at its import whether kernels are interpreted, and other tests want them compiled.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from triton import knobs
 
 from sgl_indexcache.kernels.shortlist import PAGE, api, reference
 
-assert knobs.runtime.interpret
+sys.path.insert(0, str(Path(__file__).parent))
+import mended_interpreter  # noqa: F401  (before the first call of a kernel)
 
 POOL = 40
 
@@ -44,7 +47,8 @@ def test_page_scores(rows: int, heads: int, dim: int, pages: int, monkeypatch: p
 
 
 @pytest.mark.parametrize(("rows", "heads", "dim", "n"), [(1, 32, 128, 1), (4, 5, 32, 3), (2, 64, 64, 2)])
-def test_listed_scores(rows: int, heads: int, dim: int, n: int) -> None:
+def test_listed_scores(rows: int, heads: int, dim: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "LISTED_PER_PROGRAM", 2)
     q, w, index_k, _, table, request = problem(rows, heads, dim, 20)
     listed = torch.stack([torch.randperm(20)[:n].sort().values for _ in range(rows)]).int()
     listed[0, 1:] = -1

@@ -11,6 +11,10 @@ from sgl_indexcache.kernels.shortlist.kernel import listed_scores_kernel, page_s
 from sgl_indexcache.kernels.shortlist.reference import PAGE, SCALE_BYTES
 
 PAGES_PER_PROGRAM = 64
+LISTED_PER_PROGRAM = 64
+"""Listed pages of a program: its queries are loaded once."""
+STAGES = 3
+"""Of the pipeline of page loads."""
 LEAST_HEADS = 16
 """Rows of the smallest matrix instruction; fewer heads are padded."""
 
@@ -69,9 +73,9 @@ def listed_scores(
     if out is None:
         out = torch.empty(rows, n * PAGE, dtype=torch.float32, device=q.device)
     if rows and n:
-        listed_scores_kernel[(rows, n)](
+        listed_scores_kernel[(rows, triton.cdiv(n, LISTED_PER_PROGRAM))](
             q, w, index_k, page_table, request, listed, lengths, out,
-            page_table.stride(0), listed.stride(0), out.stride(0),
-            H=heads, HP=_heads(heads), D=dim, PAGE=PAGE,
+            page_table.stride(0), listed.stride(0), out.stride(0), n,
+            H=heads, HP=_heads(heads), D=dim, PAGE=PAGE, BP=LISTED_PER_PROGRAM, STAGES=STAGES,
         )  # fmt: skip
     return out

@@ -1,7 +1,7 @@
 """Triton kernels of two-level scoring: summaries and index-K pages are read in place.
 
-Both are one product of a row's heads with the keys of a tile, `[H, D] x [D, keys]`: the heads fill the rows of a
-matrix instruction, so a shortlist of a row's own costs nothing over one shared by a block of rows.
+Both are one product of a row's heads with the keys of a tile: the heads fill a side of a matrix instruction, so a
+shortlist of a row's own needs no more matrix work than one shared by a block of rows. It needs more reading, from L2.
 """
 
 import triton
@@ -42,23 +42,40 @@ def page_scores_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + row * out_stride + page, total, mask=page < width)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["n", "table_stride"])  # type: ignore[untyped-decorator, unused-ignore]
 def listed_scores_kernel(  # type: ignore[no-untyped-def]
-    q, w, index_k, page_table, request, listed, lengths, out, table_stride, listed_stride, out_stride,
-    H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    q, w, index_k, page_table, request, listed, lengths, out, table_stride, listed_stride, out_stride, n,
+    H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Program (t, j): row t against the 64 keys of its j-th listed page."""
+    """Program (t, c): row t against the keys of its listed pages c * BP ... of n.
+
+    A page's 64 keys are the rows of a `wgmma`, the heads its columns, so that a load feeds the tensor cores from shared
+    memory and the sum over heads stays within four lanes.
+    """
     row = tl.program_id(0).to(tl.int64)
-    nth = tl.program_id(1)
     slot = tl.arange(0, PAGE)
-    total = tl.full((PAGE,), float("-inf"), tl.float32)
-    page = tl.load(listed + row * listed_stride + nth)
-    if page >= 0:
-        owner = tl.load(request + row).to(tl.int64)
-        where = tl.load(page_table + owner * table_stride + page).to(tl.int64) * (PAGE * (D + 4))
-        column = tl.arange(0, D)
-        raw = tl.load(index_k + where + slot[None, :] * D + column[:, None])
-        scale = tl.load((index_k + where + PAGE * D).to(tl.pointer_type(tl.float32)) + slot)
-        found = _weighed(q, w, row, raw.to(tl.float8e4nv, bitcast=True), scale, H, HP, D)
-        total = tl.where(page * PAGE + slot < tl.load(lengths + row), found, total)
-    tl.store(out + row * out_stride + nth * PAGE + slot, total)
+    column = tl.arange(0, D)
+    head = tl.arange(0, HP)
+    queries = tl.load(q + (row * H + head[:, None]) * D + column[None, :], mask=(head < H)[:, None], other=0.0)
+    queries = tl.trans(queries)
+    gates = tl.load(w + row * H + head, mask=head < H, other=0.0)
+    table = page_table + tl.load(request + row).to(tl.int64) * table_stride
+    length = tl.load(lengths + row)
+    begin = tl.program_id(1) * BP
+    end = tl.minimum(begin + BP, n)
+    listed += row * listed_stride
+    page = tl.load(listed + begin)
+    where = tl.load(table + tl.maximum(page, 0)).to(tl.int64)
+    for nth in tl.range(begin, end, num_stages=STAGES):
+        keys = index_k + where * (PAGE * (D + 4))
+        first = page * PAGE
+        # One page ahead: the address of the next load waits for nothing.
+        page = tl.load(listed + tl.minimum(nth + 1, end - 1))
+        where = tl.load(table + tl.maximum(page, 0)).to(tl.int64)
+        tile = tl.load(keys.to(tl.pointer_type(tl.float8e4nv)) + slot[:, None] * D + column[None, :])
+        scale = tl.load((keys + PAGE * D).to(tl.pointer_type(tl.float32)) + slot)
+        products = tl.dot(tile, queries)
+        # Scales are positive, so they may follow the rectifier.
+        total = tl.sum(tl.maximum(products, 0.0) * gates[None, :], 1) * scale
+        seen = (first >= 0) & (first + slot < length)
+        tl.store(out + row * out_stride + nth * PAGE + slot, tl.where(seen, total, float("-inf")))
