@@ -13,7 +13,7 @@ from sgl_indexcache.kernels.shortlist.reference import PAGE, SCALE_BYTES
 PAGES_PER_PROGRAM = 64
 LISTED_PER_PROGRAM = 64
 """Listed pages of a program: its queries are loaded once."""
-STAGES = 3
+STAGES = 2
 """Of the pipeline of page loads."""
 LEAST_HEADS = 16
 """Rows of the smallest matrix instruction; fewer heads are padded."""
