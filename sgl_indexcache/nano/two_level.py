@@ -197,7 +197,9 @@ def settle(entry: dict[str, Any], exact: list[torch.Tensor]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def needles(model: Served, text: torch.Tensor, length: int, share: float, count: int) -> Iterator[dict[str, Any]]:
+def needles(
+    model: Served, text: torch.Tensor, length: int, share: float, floor: float, count: int
+) -> Iterator[dict[str, Any]]:
     """Facts asked for at the very end, found by exact and by two-level scoring; the tally after each of them.
 
     `unvoted`: those whose page no digest vote of any layer named where the question begins to be answered, so that
@@ -213,7 +215,7 @@ def needles(model: Served, text: torch.Tensor, length: int, share: float, count:
         batch = needle_batch(text, length, depth, family, 0, phrases(text.device), generator)
         model.two_level, model.counts = None, []
         exact = bool(digits_right(model, batch, True))
-        model.two_level = make(shortlist, length, 0.0)
+        model.two_level = make(shortlist, length, floor)
         two_level = bool(digits_right(model, batch, True))
         said = round(float(depth) * (slots - 1)) * SLOT + len(encode(LEAD))
         last = (length - 1) // PAGE
@@ -230,6 +232,7 @@ def needles(model: Served, text: torch.Tensor, length: int, share: float, count:
         yield {
             "length": length,
             "share": share,
+            "floor": floor,
             "asked": len(results),
             "exact": sum(r[0] for r in results),
             "two_level": sum(r[1] for r in results),
@@ -246,7 +249,9 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.375, 0.5])
     parser.add_argument("--floors", type=float, nargs="+", default=[0.0])
     parser.add_argument("--sequences", type=int, default=2, help="windows of each length")
-    parser.add_argument("--needles", type=int, default=10, help="facts at the longest length and the first share")
+    parser.add_argument(
+        "--needles", type=int, default=10, help="facts at the longest length, the first share, every floor"
+    )
     options = parser.parse_args()
     begun = time.monotonic()
     text = read_shard(options.data, "heldout", torch.device("cpu"))
@@ -257,7 +262,7 @@ def main() -> None:
         "machine": {"threads": torch.get_num_threads(), "device": "cpu"},
         "model": {"topk": NANO.index_topk, "layers": NANO.num_hidden_layers},
         "rows": [],
-        "needles": None,
+        "needles": [],
     }
 
     def write() -> None:
@@ -269,9 +274,11 @@ def main() -> None:
     for length in options.lengths if options.sequences else ():
         found["rows"] += compare(model, text, length, options.shares, options.sequences, options.floors)
         write()
-    for asked in needles(model, text, max(options.lengths), options.shares[0], options.needles):
-        found["needles"] = asked
-        write()
+    for floor in options.floors:
+        done = list(found["needles"])
+        for asked in needles(model, text, max(options.lengths), options.shares[0], floor, options.needles):
+            found["needles"] = [*done, asked]
+            write()
 
 
 if __name__ == "__main__":
