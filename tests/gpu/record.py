@@ -63,8 +63,9 @@ def main() -> None:
         chunked_prefill_size=8192,
         cuda_graph_max_bs_decode=8,
         max_running_requests=16,
-        # Only requests without log-probabilities are mixed (Scheduler.get_new_batch_prefill).
-        enable_mixed_chunk=True,
+        # Only requests without log-probabilities are mixed (Scheduler.get_new_batch_prefill). SGLang's own backend
+        # fails on a mixed forward over fp8 KV: "kv must have dtype torch::kBFloat16".
+        enable_mixed_chunk=not fp8,
         disable_prefill_cuda_graph=not options.prefill_graph,
         cuda_graph_bs_prefill=[64, 128, 512, 2048] if options.prefill_graph else None,
         context_length=131072,
@@ -75,7 +76,8 @@ def main() -> None:
     )
     vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
     answers = Recorder(engine, vocabulary).all([int(part) for part in options.lengths.split(",")])
-    answers["mixed"] = Mixed(engine, vocabulary).run()
+    if not fp8:
+        answers["mixed"] = Mixed(engine, vocabulary).run()
     answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
     if options.schedules:
         answers["schedules"] = Schedules(engine, vocabulary).run(options.schedules)
