@@ -82,6 +82,12 @@ REFUSALS: tuple[Refusal, ...] = (
         "use --kv-cache-dtype bfloat16",
     ),
     Refusal(
+        # SGLang sends such a forward to a kernel of bf16 (dsa_backend.py, get_topk_transform_method).
+        "mixed chunks (--enable-mixed-chunk) with fp8 KV and the sparse prefill kernels",
+        lambda a: a.enable_mixed_chunk and "fp8" in a.kv_cache_dtype and "sparse" in (a.dsa_prefill_backend or ""),
+        "use --dsa-prefill-backend flashmla_kv, or drop --enable-mixed-chunk",
+    ),
+    Refusal(
         "--enable-torch-compile",
         lambda a: a.enable_torch_compile,
         "drop --enable-torch-compile, which bypasses the indexer's own kernels",

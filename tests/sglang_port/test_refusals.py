@@ -26,6 +26,7 @@ PLAIN: dict[str, Any] = {
     "dsa_decode_backend": None,
     "enable_torch_compile": False,
     "enable_return_indexer_topk": True,
+    "enable_mixed_chunk": False,
     "kv_cache_dtype": "auto",
     "device": "cpu",
 }
@@ -45,6 +46,11 @@ ASKED: list[tuple[dict[str, Any], str]] = [
     ({"dsa_decode_backend": "trtllm"}, "trtllm"),
     ({"enable_torch_compile": True}, "--enable-torch-compile"),
     ({"kv_cache_dtype": "fp8_e4m3"}, "returning selections"),
+    (
+        {"enable_mixed_chunk": True, "kv_cache_dtype": "fp8_e4m3", "dsa_prefill_backend": "flashmla_sparse"}
+        | {"enable_return_indexer_topk": False},
+        "mixed chunks",
+    ),
     ({"decode_attention_backend": "dsa"}, "different attention backends"),
     ({"device": "xpu"}, "device xpu"),
     ({"device": "cuda"}, "device cuda"),
