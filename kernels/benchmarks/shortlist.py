@@ -1,10 +1,10 @@
-"""Time two-level scoring on CUDA beside exact scoring: page summaries, choice of pages, listed keys, selection.
+"""Time two-level scoring on CUDA beside exact scoring: summaries, lists of pages, selection among them.
 
     python kernels/benchmarks/shortlist.py --out shortlist.json
 
-Rows of one prompt's end over random keys, a shortlist for every row. On some rows the listed pages and the selection
-are checked against float64 before anything is timed. All take turns, in CUDA graphs; medians, lowest, highest. The JSON
-is a list of {rows, keys, heads, device, name, ms, low, high}; the parts are of one slice of rows.
+Rows of one prompt's end over random keys. On some rows the listed pages and the selection are checked against float64
+before anything is timed. All take turns, in CUDA graphs; medians, lowest, highest. The JSON is a list of
+{rows, keys, heads, device, name, ms, low, high}; `listed` are the keys of a shortlist.
 """
 
 import argparse
@@ -19,111 +19,89 @@ import torch
 from indexer import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, ours, timed
 
 from sgl_indexcache.kernels.score.api import DEFAULT
-from sgl_indexcache.kernels.score_select.reference import unpack
 from sgl_indexcache.kernels.select.api import WARPS, select
-from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, to_positions
-from sgl_indexcache.kernels.shortlist.api import listed_scores, page_scores
+from sgl_indexcache.kernels.shortlist import GROUP, PAGE
+from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
+from sgl_indexcache.kernels.shortlist.reference import unpack
 
-CASES = (Case("prefill", 4096, 200_000, 32), Case("prefill", 4096, 128_000, 64), Case("prefill", 1024, 200_000, 32))
-SHARES = (0.25, 0.125)
+CASES = (
+    Case("prefill", 4096, 200_000, 32),
+    Case("prefill", 4096, 128_000, 64),
+    Case("prefill", 1024, 200_000, 32),
+    Case("prefill", 1, 120_000, 32),
+)
+LISTED = (50_048, 24_960, 16_320)
+"""Keys of a shortlist: a quarter and an eighth of 200,000, and eight times k with the row's own page."""
+SELECT_WARPS = (8, 16)
 
 
 class TwoLevel:
-    """The four steps over rows of a problem, on buffers of one slice."""
+    """Both levels over the rows of a problem, with summaries that stand already."""
 
-    def __init__(self, p: Problem, share: float) -> None:
-        self.p, self.share = p, share
+    def __init__(self, p: Problem, listed: int) -> None:
+        self.p, self.n = p, listed // PAGE
         position = p.lengths - 1
-        self.complete = position // PAGE
-        self.pages = int(int(self.complete.min()) * share)
-        width = (self.pages + 1) * PAGE
-        self.step = min(p.case.rows, max(1, BUDGET // (4 * width)))
-        keys = unpack(p.caches[0], p.table[0]).float()
-        means = pack_summary(keys.view(-1, PAGE, keys.shape[-1]).mean(1))
-        self.summaries = torch.empty(p.caches[0].shape[0], means.shape[1], dtype=torch.uint8, device="cuda")
-        self.summaries[p.table[0].long()] = means
-        self.of_pages = torch.empty(self.step, p.table.shape[1], device="cuda")
-        self.of_keys = torch.empty(self.step, width, device="cuda")
-        self.listed = torch.empty(self.step, self.pages + 1, dtype=torch.int32, device="cuda")
-        self.picks = torch.empty(self.step, K, dtype=torch.int32, device="cuda")
-        self.lengths = self.pages * PAGE + position % PAGE + 1
+        group = position // GROUP - position[0] // GROUP
+        self.group = group.contiguous()
+        self.heads = torch.cat((group.new_ones(1), group.diff())).nonzero()[:, 0]
+        self.complete = (position // PAGE)[self.heads].contiguous()
+        self.most = int(position[-1]) // PAGE
+        self.lengths = (self.n * PAGE + position % PAGE + 1).contiguous()
+        pool = p.caches[0].shape[0]
+        self.summaries = torch.zeros(pool, p.q.shape[2] + 4, dtype=torch.uint8, device="cuda")
+        self.there = torch.zeros(pool, dtype=torch.uint8, device="cuda")
+        self.lists = torch.empty(len(self.heads), self.n + 1, dtype=torch.int32, device="cuda")
+        self.lists[:, self.n] = self.complete
         self.out = torch.empty(p.case.rows, K, dtype=torch.int32, device="cuda")
+        self.packed = self.summarise(0)
 
-    def score_pages(self, part: slice) -> torch.Tensor:
-        p, here = self.p, part.stop - part.start
-        return page_scores(
-            p.q[part], p.weights[part], self.summaries, p.table, p.request[part], self.complete[part],
-            out=self.of_pages[:here],
+    def summarise(self, layer: int) -> torch.Tensor:
+        return summarise(self.p.caches[0], self.p.table[0], self.summaries, self.there, self.most)
+
+    def list(self, layer: int) -> torch.Tensor:
+        q = self.p.q.view(torch.uint8)[self.heads].view(self.p.q.dtype)
+        list_pages(
+            q, self.p.weights[self.heads], self.packed, self.complete, self.n, most=self.most, window=1,
+            budget_bytes=BUDGET, out=self.lists[:, : self.n],
         )  # fmt: skip
+        return self.lists
 
-    def choose(self, part: slice) -> torch.Tensor:
-        """The first page and the last complete one are always listed, and the row's own is the last of the list."""
-        here = part.stop - part.start
-        scores, complete = self.of_pages[:here], self.complete[part]
-        scores[:, 0] = float("inf")
-        scores.scatter_(1, complete.long().unsqueeze(1) - 1, float("inf"))
-        listed = self.listed[:here]
-        select(scores, complete, self.pages, out=listed[:, : self.pages])
-        listed[:, self.pages] = complete
-        return listed
-
-    def score_keys(self, part: slice) -> torch.Tensor:
-        p, here = self.p, part.stop - part.start
-        return listed_scores(
-            p.q[part], p.weights[part], p.caches[0], p.table, p.request[part], self.listed[:here], p.lengths[part],
-            out=self.of_keys[:here],
+    def select(self, layer: int) -> torch.Tensor:
+        pages = self.p.table[0].index_select(0, self.lists.view(-1)).view_as(self.lists)
+        select_listed(
+            self.p.q, self.p.weights, self.p.caches[0], pages, self.group, self.lengths, K, names=self.lists,
+            budget_bytes=BUDGET, out=self.out,
         )  # fmt: skip
-
-    def pick(self, part: slice) -> None:
-        here = part.stop - part.start
-        picks = select(self.of_keys[:here], self.lengths[part], K, out=self.picks[:here])
-        self.out[part] = to_positions(picks, self.listed[:here])
-
-    def __call__(self, layer: int) -> torch.Tensor:
-        for first in range(0, self.p.case.rows, self.step):
-            part = slice(first, min(self.p.case.rows, first + self.step))
-            for do in (self.score_pages, self.choose, self.score_keys, self.pick):
-                do(part)
         return self.out
 
-    def parts(self) -> dict[str, Callable[[int], Any]]:
-        """Each step over the first slice."""
-        part = slice(0, self.step)
-        label = f"of {self.step} rows, {self.share}"
-        return {
-            f"page scores {label}": lambda layer: self.score_pages(part),
-            f"choice of pages {label}": lambda layer: self.choose(part),
-            f"listed scores {label}": lambda layer: self.score_keys(part),
-            f"selection {label}": lambda layer: self.pick(part),
-        }
+    def __call__(self, layer: int) -> torch.Tensor:
+        self.packed = self.summarise(layer)
+        self.list(layer)
+        return self.select(layer)
 
     def wrong(self) -> str | None:
-        """Why the first rows' pages or selections are wrong; None if they are right."""
-        rows = min(CHECKED_ROWS, self.step)
-        part = slice(0, rows)
-        self.score_pages(part)
-        listed = self.choose(part).clone()
-        self.score_keys(part)
-        self.pick(part)
-        means = unpack_pages(self.summaries, self.p.table[0])
-        for row in range(rows):
-            complete, length = int(self.complete[row]), int(self.p.lengths[row])
-            products = (self.p.q[row].double() @ means[:complete].T).clamp(min=0)
-            scores = self.p.weights[row].double() @ products
+        """Why some rows' pages or selections are wrong; None if they are right."""
+        chosen = self(0)
+        means = unpack(self.packed, torch.arange(len(self.packed), device="cuda")).double()
+        for row in range(min(CHECKED_ROWS, self.p.case.rows)):
+            head, complete = int(self.heads[self.group[row]]), int(self.complete[self.group[row]])
+            products = (self.p.q[head].double() @ means[:complete].T).clamp(min=0)
+            scores = self.p.weights[head].double() @ products
             scores[0] = scores[complete - 1] = float("inf")
-            bound = float(scores.topk(self.pages).values[-1])
+            bound = float(scores.topk(self.n).values[-1])
             slack = TOLERANCE * float(scores[1:-1].abs().max())
             left = torch.ones_like(scores, dtype=torch.bool)
-            left[listed[row, :-1].long()] = False
+            pages = self.lists[self.group[row]].long()
+            left[pages[:-1]] = False
             if float(scores[~left].min()) < bound - slack or float(scores[left].max()) > bound + slack:
                 return f"row {row}: other pages than float64's"
-            keys = (listed[row].long()[:, None] * PAGE + torch.arange(PAGE, device="cuda")).flatten()
-            keys = keys[keys < length]
+            keys = (pages[:, None] * PAGE + torch.arange(PAGE, device="cuda")).flatten()
+            keys = keys[keys < int(self.p.lengths[row])]
             exact = self.p.logits(row, 0)
             bound = float(exact[keys].topk(K).values[-1])
             slack = TOLERANCE * float(exact.abs().max())
             taken = torch.zeros_like(exact, dtype=torch.bool)
-            taken[self.out[row].long()] = True
+            taken[chosen[row].long()] = True
             if int(taken.sum()) != K or int(taken[keys].sum()) != K:
                 return f"row {row}: not {K} listed positions"
             if float(exact[taken].min()) < bound - slack or bool((~taken[keys] & (exact[keys] > bound + slack)).any()):
@@ -131,11 +109,16 @@ class TwoLevel:
         return None
 
 
-def unpack_pages(summaries: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Mean keys float64 [P, D] of a request's pages."""
-    packed = summaries[table.long()].contiguous()
-    keys = packed[:, :-4].contiguous().view(torch.float8_e4m3fn).double()
-    return keys * packed[:, -4:].contiguous().view(torch.float32).double()
+def selections(rows: int, width: int) -> dict[str, Callable[[int], Any]]:
+    """Selection alone from rows of this width, with more and fewer warps."""
+    logits = torch.randn(rows, width, device="cuda")
+    lengths = torch.full((rows,), width, dtype=torch.int32, device="cuda")
+    out = torch.empty(rows, K, dtype=torch.int32, device="cuda")
+
+    def call(warps: int) -> Callable[[int], Any]:
+        return lambda layer: select(logits, lengths, K, out=out, warps=warps)
+
+    return {f"selection among {width} keys, {warps} warps": call(warps) for warps in SELECT_WARPS}
 
 
 def main() -> None:
@@ -151,18 +134,24 @@ def main() -> None:
         p = Problem(case)
         calls: dict[str, Callable[[int], Any]] = {"exact": ours(p, DEFAULT, WARPS)}
         print(f"{case.rows} x {case.keys} x {case.heads} heads", flush=True)
-        for share in SHARES:
-            two_level = TwoLevel(p, share)
+        for listed in LISTED:
+            two_level = TwoLevel(p, listed)
             if reason := two_level.wrong():
-                print(f"  two-level, {share}: incorrect: {reason}")
+                print(f"  {listed} listed: incorrect: {reason}")
                 failed = True
                 continue
-            calls |= {f"two-level, {share}": two_level, **two_level.parts()}
+            calls |= {
+                f"two-level, {listed} listed": two_level,
+                f"lists of {listed}": two_level.list,
+                f"selection among {listed} listed": two_level.select,
+            }
+        calls["summaries that stand"] = two_level.summarise
+        calls |= selections(min(case.rows, 1024), 16_384)
         for name, taken in timed(p, calls, options.repeats).items():
             ms = statistics.median(taken)
             shape = {"rows": case.rows, "keys": case.keys, "heads": case.heads, "device": torch.cuda.get_device_name()}
             results.append({**shape, "name": name, "ms": ms, "low": min(taken), "high": max(taken)})
-            print(f"  {name:44} {ms:8.4f} ms  ({min(taken):.4f} to {max(taken):.4f})")
+            print(f"  {name:44} {ms:8.4f} ms  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     if failed:

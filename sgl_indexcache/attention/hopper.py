@@ -18,6 +18,8 @@ from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.attention.snapshots import Snapshots
 from sgl_indexcache.indexer.cuda import select_rows
 from sgl_indexcache.indexer.forms import Form, Terms
+from sgl_indexcache.indexer.two_level_cuda import Inputs, TwoLevelCuda
+from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.telemetry.work import IndexerWork
@@ -35,8 +37,9 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
 
     # A schedule is laid out on the host, from the lengths of the rows.
     needs_cpu_seq_lens: bool = True
-    # Set by the factory where the index store is on.
+    # Set by the factory where they are on.
     snapshots: Snapshots | None = None
+    two_level: TwoLevelCuda | None = None
     # Set by SGLang.
     dsa_prefill_impl: str
     dsa_decode_impl: str
@@ -88,16 +91,22 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         """Metadata of an eager forward, or of one whose prefill graph calls attention eagerly."""
         super().init_forward_metadata(forward_batch)
         mode = forward_batch.forward_mode
-        if self.snapshots is not None:
-            self.snapshots.clear()
+        self._clear()
         if mode.is_decode_or_idle():
             lengths = RowLengths.decode(_host_lengths(forward_batch))
+            self._take_decoded(forward_batch, lengths)
             self._prepare("decode", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
         elif mode.is_extend_without_speculative():
             requests, new = _host_lengths(forward_batch), forward_batch.extend_seq_lens_cpu
             lengths = RowLengths.extend(requests, new)
             if self.snapshots is not None:
                 self.snapshots.prepare(requests.tolist(), new)
+            if self.two_level is not None:
+                self.two_level.pages.take(forward_batch.positions[: len(lengths)], forward_batch.out_cache_loc)
+                if not self.use_mha:
+                    self.two_level.begin(
+                        requests.tolist(), new, self.forward_metadata.real_page_table, asked=bool(forward_batch.rids)
+                    )
             self._prepare("prefill", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
         else:
             self._use_flags()
@@ -105,15 +114,29 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Metadata of a decode graph: at its capture, and again before each replay."""
         super().init_forward_metadata_out_graph(forward_batch, in_capture)
-        if self.snapshots is not None:
-            self.snapshots.clear()
+        self._clear()
         if not forward_batch.forward_mode.is_decode_or_idle():
             self._use_flags()
             return
         lengths = RowLengths.decode(forward_batch.seq_lens.cpu() if in_capture else _host_lengths(forward_batch))
+        if not in_capture:
+            self._take_decoded(forward_batch, lengths)
         real_rows = 0 if in_capture else len(lengths) - forward_batch.num_padding
         # The graph outlives this batch: nothing may be chosen by its lengths.
         self._prepare("decode", lengths, real_rows=real_rows, longest=None)
+
+    def _clear(self) -> None:
+        """What was settled for the forward before does not hold for this one."""
+        if self.snapshots is not None:
+            self.snapshots.clear()
+        if self.two_level is not None:
+            self.two_level.clear()
+
+    def _take_decoded(self, forward_batch: Any, lengths: RowLengths) -> None:
+        """Pages that this decode step begins lose their records; one step in 64 of a request begins one."""
+        if self.two_level is not None and lengths.begin_page(PAGE):
+            slots = forward_batch.out_cache_loc
+            self.two_level.pages.take(forward_batch.seq_lens[: len(slots)] - 1, slots)
 
     def set_dsa_prefill_impl(self, forward_batch: "ForwardBatch | None" = None) -> None:
         """SGLang's choice between dense and sparse prefill; sparse where FA3 has no kernel for the head sizes."""
@@ -216,6 +239,14 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
             out=out,
         )
         return out
+
+    def inputs(
+        self, indexer: Any, queries: torch.Tensor, gates: torch.Tensor, index_k: torch.Tensor, metadata: Any
+    ) -> Inputs:
+        """What two-level scoring selects a prefill's rows by; arguments as of `select`."""
+        table, request = metadata.get_page_table_64(), metadata.get_token_to_batch_idx()
+        gates = gates.view(gates.shape[0], -1)
+        return Inputs(indexer, queries, gates, index_k, table, request, metadata.get_seqlens_expanded())
 
 
 def _asked(forward_batch: Any, lengths: RowLengths) -> int:

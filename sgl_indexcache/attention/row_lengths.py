@@ -29,6 +29,10 @@ class RowLengths:
     def __len__(self) -> int:
         return self._lengths.shape[0]
 
+    def begin_page(self, page: int) -> bool:
+        """Whether some row's own token is the first of a page of `page` tokens."""
+        return bool(((self._lengths - 1) % page == 0).any())
+
     def clipped(self, most: int) -> torch.Tensor:
         """Keys that each row selects when it may select `most`; at least 1, which padding rows count for."""
         return self._lengths.clamp(1, most)

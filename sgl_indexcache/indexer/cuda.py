@@ -49,11 +49,15 @@ def select_rows(
         max_length=max_length,
         initial=indexer.num_init_tokens,
         local=indexer.num_local_tokens,
-        slots=form == "slots",
+        names=page_table if form == "slots" else None,
         budget_bytes=budget_bytes,
         out=out[:rows],
     )
     if form == "offsets":
         assert offsets is not None
-        chosen = out[:rows]
-        chosen.copy_(torch.where(chosen < 0, chosen, chosen + offsets.unsqueeze(1)))
+        shift(out[:rows], offsets)
+
+
+def shift(selection: torch.Tensor, offsets: torch.Tensor) -> None:
+    """Add `offsets` int32 [R] to a selection int32 [R, k] in place, but for its padding."""
+    selection.copy_(torch.where(selection < 0, selection, selection + offsets.unsqueeze(1)))

@@ -15,6 +15,8 @@ VOTED = 4
 """Pages that they may force into the shortlist. More costs recall, since a vote knows nothing of the query."""
 SELECTIONS = 4
 """A fraction never means fewer keys than so many selections: in short contexts a selection lies in most pages."""
+STEPS = 4
+"""A fraction lists whole fourths of that."""
 ROWS_GATHERED = 4
 """Up to so many rows gather the keys of their pages; more rows are gathered page by page instead."""
 
@@ -38,6 +40,9 @@ class Shortlist:
         else:
             keys, wanted = SELECTIONS * topk, math.ceil(self.size * complete)
         least: int = math.ceil(keys / PAGE)
+        # In steps, so that the rows of a forward list few different numbers of pages.
+        step = max(1, least // STEPS)
+        wanted = -(-wanted // step) * step
         return min(complete, max(wanted, least, self.window + 1 + VOTED))
 
     def lists_all(self, complete: int, topk: int) -> bool:

@@ -4,6 +4,7 @@ Every row has a shortlist of its own, which follows from the tokens before it al
 selections, up to rounding, whether it was prefilled at once, in chunks, over turns, or decoded token by token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,13 @@ class TwoLevel:
         self.shortlist = shortlist
         self.guard = guard
         self.work = TwoLevelWork()
+
+    def configure(self, layers: Sequence[int]) -> None:
+        """Keep records of these Full layers, and forget everything; no request may be running."""
+        self.pages.configure(layers)
+
+    def refresh(self) -> None:
+        """The counters are up to date."""
 
     def select(
         self,

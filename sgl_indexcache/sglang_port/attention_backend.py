@@ -86,7 +86,7 @@ def _create(model_runner: "ModelRunner") -> Any:
         index_store.connect(backend, runtime.current.store, model_runner)
     else:
         backend.store = runtime.current.store
-        backend.two_level = two_level.build(model_runner, pattern, settings.scoring)
+    backend.two_level = two_level.build(model_runner, pattern, settings, device)
     return backend
 
 

@@ -1,9 +1,10 @@
 """Seam (CUDA): how Full layers score and select (layers/attention/dsa/dsa_indexer.py:726, :953).
 
 Where our backend chose its own kernel, these two methods run it; everywhere else SGLang's are the callee. A prefill
-whose selections the index store knows is not scored at all, only its index keys are stored. A model
-with fewer than 32 index heads is padded for them in decode, as SGLang does itself in prefill
-(`_pad_heads_for_deep_gemm`): DeepGEMM's paged kernel takes 32 or 64 on Hopper.
+whose selections the index store knows is not scored at all, only its index keys are stored; with two-level
+scoring, rows that have a shortlist are scored among its keys. A model with fewer than 32 index heads is padded for
+them in decode, as SGLang does itself in prefill (`_pad_heads_for_deep_gemm`): DeepGEMM's paged kernel takes 32 or 64
+on Hopper.
 """
 
 from typing import Any
@@ -41,17 +42,28 @@ def _ragged(
 ) -> Any:
     """Around Indexer._get_topk_ragged: int32 `[T, index_topk]` of a prefill forward, in `topk_result` if given."""
     backend = runtime.current.backend
-    snapshots = None if backend is None else backend.snapshots
-    if snapshots is not None and snapshots.reads:
-        out = _empty(indexer, q_fp8) if topk_result is None else topk_result
+    if backend is None:
+        return original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
+    snapshots, two_level = backend.snapshots, backend.two_level
+    known = snapshots is not None and snapshots.reads
+    listed = two_level is not None and not known and two_level.shortlists(layer_id)
+    ours = listed or backend.indexer_for("prefill", q_fp8.shape[0]) == "ours"
+    given = None
+    if two_level is not None and two_level.lists:
+        given = backend.inputs(indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
+    out = topk_result if topk_result is not None or not (known or ours) else _empty(indexer, q_fp8)
+    if given is not None and not listed:
+        two_level.watch(layer_id, given)
+    if known:
         return snapshots.read(layer_id, backend.terms(metadata), out)
-    if backend is not None and backend.indexer_for("prefill", q_fp8.shape[0]) == "ours":
-        out = _empty(indexer, q_fp8) if topk_result is None else topk_result
+    if listed:
+        terms = backend.terms(metadata)
+        two_level.select(layer_id, given, form=terms.form, offsets=terms.offsets, out=out)
+        selection = out
+    elif ours:
         selection = backend.select("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, out)
     else:
-        selection = original(
-            indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
-        )
+        selection = original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, out)
     if snapshots is not None and snapshots.writes:
         snapshots.write(layer_id, backend.terms(metadata), selection)
     return selection

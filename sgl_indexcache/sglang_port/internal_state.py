@@ -13,6 +13,8 @@ def _describe(scheduler: Any) -> dict[str, Any]:
     work = getattr(runtime.current.backend, "work", None)
     store = runtime.current.store
     two_level = getattr(runtime.current.backend, "two_level", None)
+    if two_level is not None:
+        two_level.refresh()
     if store is not None and runtime.current.settings.store.self_check and runtime.current.tree is not None:
         check(store, runtime.current.tree.nodes())
     return {

@@ -2,8 +2,8 @@
 
 `ForwardBatch.init_new` (model_executor/forward_batch_info.py:706) runs on the forward stream, in the scheduler's
 thread, right before the forward, and is the only place that sees both the requests and the forward. Whatever weights
-the next forward may have, it must not read what others selected: an update of weights without a flush forgets the
-snapshots too.
+the next forward may have, it must not read what others selected: an update of weights without a flush forgets
+snapshots and page records too.
 """
 
 from collections.abc import Hashable
@@ -59,6 +59,9 @@ def _plain(req: Any) -> bool:
 def _forget(result: Any, *args: Any, **kwargs: Any) -> Any:
     if runtime.current.tree is not None:
         runtime.current.tree.forget()
+    two_level = getattr(runtime.current.backend, "two_level", None)
+    if two_level is not None:
+        two_level.pages.forget()
     return result
 
 

@@ -65,7 +65,7 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
     if store is not None:
         store.configure(pattern.full_layers)
     if getattr(backend, "two_level", None) is not None:
-        backend.two_level.pages.configure(pattern.full_layers)
+        backend.two_level.configure(pattern.full_layers)
     before, runtime.current.pattern = runtime.current.pattern, pattern
     emit(PatternChanged(pattern=str(pattern), before=str(before)))
     logger.info(f"the pattern in force is now {pattern}")

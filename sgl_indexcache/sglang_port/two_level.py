@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.settings import Scoring
+from sgl_indexcache.settings import Scoring, Settings
 from sgl_indexcache.sglang_port.base import Device
 from sgl_indexcache.sglang_port.refusals import RefusedError
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
-    from sgl_indexcache.indexer.two_level import TwoLevel
+    from sgl_indexcache.indexer.shortlist import Shortlist
+    from sgl_indexcache.indexer.two_level import Guard, TwoLevel
+    from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,11 @@ def check(args: Any, scoring: Scoring, device: Device, config: Any) -> None:
     """Raise RefusedError when SGLang's final ServerArgs or the model's config do not go with two-level scoring."""
     if scoring.mode != "two_level":
         return
-    if device != "cpu":
-        raise RefusedError("scoring.mode: two_level is not supported with CUDA yet: set scoring.mode: exact")
+    if device == "cuda" and args.disaggregation_mode not in (None, "null"):
+        raise RefusedError(
+            "scoring.mode: two_level is not supported with --disaggregation-mode, whose KV arrives without a forward: "
+            "set scoring.mode: exact"
+        )
     if args.page_size != PAGE:
         raise RefusedError(
             f"scoring.mode: two_level needs pages of {PAGE} tokens, not {args.page_size}: "
@@ -44,24 +49,56 @@ def check(args: Any, scoring: Scoring, device: Device, config: Any) -> None:
         )
 
 
-def build(model_runner: "ModelRunner", pattern: Pattern, scoring: Scoring) -> "TwoLevel | None":
-    """Two-level scoring of this scheduler; None when scoring is exact."""
-    if scoring.mode != "two_level":
+def build(
+    model_runner: "ModelRunner", pattern: Pattern, settings: Settings, device: Device
+) -> "TwoLevel | TwoLevelCuda | None":
+    """Two-level scoring of this scheduler; None when scoring is exact.
+
+    Raises:
+        RefusedError: what it needs on the device is not there.
+    """
+    if settings.scoring.mode != "two_level":
         return None
-    from sgl_indexcache.indexer.shortlist import Shortlist
-    from sgl_indexcache.indexer.two_level import Guard, TwoLevel
+    make = _on_cuda if device == "cuda" else _on_cpu
+    found, page_bytes = make(model_runner, pattern, settings)
+    dim = found.pages.dim
+    logger.info(
+        f"page records for two-level scoring: {found.pages.pages} pages, {len(pattern.full_layers)} Full layers, "
+        f"{found.pages.used_bytes / 2**20:.1f} MiB; {page_bytes / (PAGE * (dim + 4)):.1%} of fp8 index keys"
+    )
+    return found
+
+
+def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevelCuda, int]":
+    """And the bytes of a page's record."""
+    from sgl_indexcache.attention.choice import have_ours
+    from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+    from sgl_indexcache.store.device_pages import DevicePages, page_bytes
+
+    if not have_ours():
+        raise RefusedError(f"scoring.mode: two_level needs Triton: install it, {_EXACT}")
+    pool: Any = model_runner.token_to_kv_pool
+    index_k = pool.get_index_k_with_scale_buffer(pattern.full_layers[0])
+    pages = DevicePages(pattern.full_layers, index_k.shape[0], pool.index_head_dim, index_k.device)
+    topk = model_runner.model_config.hf_text_config.index_topk
+    budget_bytes = settings.kernels.scratch_mib << 20
+    return TwoLevelCuda(pages, *_parts(settings), topk, budget_bytes), page_bytes(pages.dim)
+
+
+def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevel, int]":
+    from sgl_indexcache.indexer.two_level import TwoLevel
     from sgl_indexcache.store.pages import Pages, page_bytes
 
     pool: Any = model_runner.token_to_kv_pool
     requests, positions = model_runner.req_to_token_pool.req_to_token.shape
-    dim = pool.index_head_dim
-    pages = Pages(pattern.full_layers, pool.index_buf_size + pool.page_size, dim, requests, positions)
-    logger.info(
-        f"page records for two-level scoring: {pages.pages} pages, {len(pattern.full_layers)} Full layers, "
-        f"{pages.used_bytes / 2**20:.1f} MiB; {page_bytes(dim) / (PAGE * (dim + 4)):.1%} of fp8 index keys"
-    )
-    return TwoLevel(
-        pages,
-        Shortlist(scoring.shortlist, scoring.window_pages),
-        Guard(scoring.recall_floor, scoring.sample_rows),
-    )
+    slots = pool.index_buf_size + pool.page_size
+    pages = Pages(pattern.full_layers, slots, pool.index_head_dim, requests, positions)
+    return TwoLevel(pages, *_parts(settings)), page_bytes(pages.dim)
+
+
+def _parts(settings: Settings) -> "tuple[Shortlist, Guard]":
+    from sgl_indexcache.indexer.shortlist import Shortlist
+    from sgl_indexcache.indexer.two_level import Guard
+
+    scoring = settings.scoring
+    return Shortlist(scoring.shortlist, scoring.window_pages), Guard(scoring.recall_floor, scoring.sample_rows)

@@ -210,7 +210,7 @@ def reference_score_select(
     max_length: int,
     initial: int,
     local: int,
-    slots: bool,
+    names: torch.Tensor | None,
     budget_bytes: int,
     out: torch.Tensor,
 ) -> torch.Tensor:
@@ -226,7 +226,9 @@ def reference_score_select(
         length = int(lengths[row])
         scores = score(q[row : row + 1].float(), keys[slot_of[:length]], weights[row : row + 1])
         chosen = select(scores, lengths[row : row + 1], k)[0]
-        out[row] = torch.where(chosen < 0, -1, slot_of[chosen.clamp(min=0).long()].int()) if slots else chosen
+        out[row] = (
+            torch.where(chosen < 0, -1, slot_of[chosen.clamp(min=0).long()].int()) if names is not None else chosen
+        )
     return out
 
 

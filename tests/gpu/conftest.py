@@ -30,6 +30,7 @@ SPEC = RandomModelSpec(
 # Full after Full, Full after Shared, and a Shared layer between them.
 PATTERN = "FFSF"
 FP8 = ("--kv", "fp8_e4m3", "--lengths", "100,2049,10000")
+SELECTIONS = ("--selections", "6000,30000", "--lengths", "3000,10000")
 ENGINES = {
     "engines": {
         "plain": ("record.py", "--backend", "dsa"),
@@ -42,6 +43,17 @@ ENGINES = {
         "plain-fp8": ("record.py", "--backend", "dsa", *FP8),
         "plain-fp8-torch": ("record.py", "--backend", "dsa", "--topk", "torch", *FP8),
         "ours-fp8": ("record.py", "--backend", "indexcache", "--kernels", "fp8", *FP8),
+    },
+    "two_level_engines": {
+        "exact": ("record.py", "--backend", "indexcache", "--kernels", "ours", *SELECTIONS),
+        "two-level": (
+            *("record.py", "--backend", "indexcache", "--kernels", "ours", *SELECTIONS, "--prefill-graph"),
+            *("--two-level", "4096", "--schedules", "100"),
+        ),
+        "guarded": (
+            *("record.py", "--backend", "indexcache", "--kernels", "sglang", *SELECTIONS),
+            *("--two-level", "4096", "--floor", "0.999"),
+        ),
     },
     "store_engines": {
         "store-sglang-on": ("record_store.py", "--kernels", "sglang", "--store"),
@@ -129,6 +141,11 @@ def engines(all_engines: dict[str, Group]) -> Group:
 @pytest.fixture(scope="session")
 def fp8_engines(all_engines: dict[str, Group]) -> Group:
     return all_engines["fp8_engines"]
+
+
+@pytest.fixture(scope="session")
+def two_level_engines(all_engines: dict[str, Group]) -> Group:
+    return all_engines["two_level_engines"]
 
 
 @pytest.fixture(scope="session")

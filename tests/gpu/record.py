@@ -5,11 +5,15 @@ python record.py --model FOLDER --backend dsa|indexcache --pattern FFSF --kernel
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import random
+import zlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 KERNELS = {
     "sglang": {"INDEXER": "sglang", "PREFILL": "sglang", "DECODE": "sglang"},
@@ -19,6 +23,7 @@ KERNELS = {
 NEW_TOKENS = 16
 WARM_TOKENS = 300
 SCORED_TOKENS = 64
+EVERY = 7
 
 
 def main() -> None:
@@ -32,6 +37,9 @@ def main() -> None:
     parser.add_argument("--lengths", default="100,2048,2049,4095,4096,4097,10000,70000")
     parser.add_argument("--prefill-graph", action="store_true")
     parser.add_argument("--schedules", type=int, default=0)
+    parser.add_argument("--two-level", help="shortlist of two-level scoring, in keys; exact if not given")
+    parser.add_argument("--floor", default="0.0", help="of the recall guard")
+    parser.add_argument("--selections", default="", help="lengths of prompts whose selections in layer 0 are recorded")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     override = {}
@@ -42,6 +50,13 @@ def main() -> None:
     else:
         os.environ["SGL_INDEXCACHE_ENABLED"] = "false"
         override = {"index_topk_pattern": options.pattern}
+    if options.two_level:
+        os.environ |= {
+            "SGL_INDEXCACHE_SCORING__MODE": "two_level",
+            "SGL_INDEXCACHE_SCORING__SHORTLIST": options.two_level,
+            "SGL_INDEXCACHE_SCORING__RECALL_FLOOR": options.floor,
+            "SGL_INDEXCACHE_SCORING__SAMPLE_ROWS": "16",
+        }
     if options.topk == "torch":
         os.environ["SGLANG_DSA_FUSE_TOPK"] = "false"  # the torch selection has no fused form
 
@@ -72,10 +87,20 @@ def main() -> None:
         random_seed=1,
         log_level="warning",
         grammar_backend="none",
+        enable_return_indexer_topk=bool(options.selections),
         json_model_override_args=json.dumps(override),
     )
-    vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
-    answers = Recorder(engine, vocabulary).all([int(part) for part in options.lengths.split(",")])
+    config = json.loads((options.model / "config.json").read_text())
+    vocabulary, layers = config["vocab_size"], config["num_hidden_layers"]
+    recorder = Recorder(engine, vocabulary)
+    # First, so that the counters are those of these prompts alone.
+    selections = {
+        length: [recorder.selections(int(length), layers), counters(engine)]
+        for length in filter(None, options.selections.split(","))
+    }
+    answers = recorder.all([int(part) for part in options.lengths.split(",") if part])
+    if selections:
+        answers["selections"] = selections
     if not fp8:
         answers["mixed"] = Mixed(engine, vocabulary).run()
     answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
@@ -85,6 +110,11 @@ def main() -> None:
         answers["after"] = Recorder(engine, vocabulary).cold(2049)
     options.out.write_text(json.dumps(answers))
     engine.shutdown()
+
+
+def counters(engine: Any) -> Any:
+    """What two-level scoring counted so far."""
+    return engine.get_server_info()["internal_states"][0].get("indexcache", {}).get("two_level")
 
 
 class Recorder:
@@ -113,6 +143,23 @@ class Recorder:
     def cold(self, length: int) -> list[dict[str, Any]]:
         """A prompt whose last tokens are scored too, so that more than the generated ones are compared."""
         return self.ask([self.tokens(length, length)], scored_from=max(0, length - SCORED_TOKENS))
+
+    def selections(self, length: int, layers: int) -> list[str]:
+        """Selections in layer 0, whose inputs no earlier selection has changed, of every EVERY-th row of a cold prompt."""
+        from sglang.srt.managers.io_struct import GenerateReqInput
+
+        request = GenerateReqInput(
+            input_ids=self.tokens(length, length, 2),
+            sampling_params={"max_new_tokens": 1, "temperature": 0, "ignore_eos": True},
+            return_indexer_topk=True,
+        )
+        result = self.engine.loop.run_until_complete(
+            anext(self.engine.tokenizer_manager.generate_request(request, None))
+        )
+        found = result["meta_info"]["indexer_topk"]
+        flat = np.frombuffer(base64.b64decode(found), dtype=np.int32) if isinstance(found, str) else np.asarray(found)
+        rows = flat.reshape(length, layers, -1)[:, 0]
+        return [base64.b64encode(zlib.compress(row.astype(np.int32).tobytes())).decode() for row in rows[::EVERY]]
 
     def ask(self, prompts: list[list[int]], scored_from: int | None = None) -> list[dict[str, Any]]:
         results = self.engine.generate(

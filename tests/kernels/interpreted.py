@@ -99,8 +99,8 @@ def test_first_and_last_positions_are_forced(initial: int, local: int) -> None:
 
 def test_slots() -> None:
     p = problem([[300, 301], [70], [5], [0]])
-    expected = reference.score_select(*p.arguments, 12, slots=True)
-    assert torch.equal(score_select(*p.arguments, 12, max_length=p.longest, slots=True), expected)
+    expected = reference.score_select(*p.arguments, 12, names=p.page_table)
+    assert torch.equal(score_select(*p.arguments, 12, max_length=p.longest, names=p.page_table), expected)
 
 
 def test_rows_in_slices_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

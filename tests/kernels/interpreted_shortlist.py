@@ -1,70 +1,119 @@
-"""The shortlist kernels in Triton's interpreter; run by test_shortlist.py in a process of its own.
+"""The shortlist op in Triton's interpreter; run by test_shortlist.py in a process of its own.
 
 Triton decides at its import whether kernels are interpreted, and other tests want them compiled.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE, api, reference
+from sgl_indexcache.kernels.score_select.reference import pack, unpack
+from sgl_indexcache.kernels.shortlist import GROUP, PAGE, api, pack_summary, reference, unpack_summary
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mended_interpreter  # noqa: F401  (before the first call of a kernel)
 
-POOL = 40
+BUDGET = 1 << 20
 
 
-def problem(rows: int, heads: int, dim: int, pages: int) -> tuple[torch.Tensor, ...]:
-    """fp8 queries, gates, page-packed index-K and summaries, and the page table of two requests."""
-    torch.manual_seed(rows + heads)
-    q = torch.randn(rows, heads, dim).to(torch.float8_e4m3fn)
-    keys = torch.randn(POOL, PAGE, dim)
-    packed = reference.pack_summary(keys)
-    index_k = torch.cat((packed[..., :dim].reshape(POOL, -1), packed[..., dim:].reshape(POOL, -1)), 1)
-    table = torch.stack([torch.randperm(POOL)[:pages] for _ in range(2)]).int()
-    request = torch.randint(0, 2, (rows,), dtype=torch.int32)
-    return q, torch.randn(rows, heads), index_k.contiguous(), reference.pack_summary(keys.mean(1)), table, request
+class Case:
+    """One request's page-packed keys in a pool of pages, and records of none of them."""
+
+    def __init__(self, pages: int, dim: int = 32) -> None:
+        torch.manual_seed(pages)
+        pool = pages + 5
+        keys = torch.randn(pool, PAGE, dim).to(torch.float8_e4m3fn)
+        self.index_k = pack(keys, torch.rand(pool, PAGE) + 0.1)
+        self.table = torch.randperm(pool)[:pages].int()
+        self.summaries = torch.full((pool, dim + 4), 255, dtype=torch.uint8)
+        self.there = torch.zeros(pool, dtype=torch.uint8)
+        self.keys = unpack(self.index_k, self.table).float()
+
+    def summarise(self, pages: int) -> torch.Tensor:
+        return api.summarise(self.index_k, self.table, self.summaries, self.there, pages)
+
+    def means(self, pages: int) -> torch.Tensor:
+        return unpack_summary(pack_summary(self.keys[: pages * PAGE].view(pages, PAGE, -1).mean(1)))
 
 
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert torch.equal(found.isinf(), expected.isinf())
-    seen = ~expected.isinf()
-    torch.testing.assert_close(found[seen], expected[seen], rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize(("pages", "dim"), [(1, 32), (3, 128), (65, 32)])
+def test_summaries_are_made_once_and_laid_side_by_side(pages: int, dim: int) -> None:
+    case = Case(pages, dim)
+    found = unpack(case.summarise(pages), torch.arange(-(-pages // PAGE)))[:pages].float()
+    # One step of fp8 where the order of a sum decides a rounding.
+    torch.testing.assert_close(found, case.means(pages), rtol=0.13, atol=1e-6)
+    assert ((found - case.means(pages)).abs() > 1e-6).float().mean() < 0.01
+    assert case.there[case.table.long()].eq(1).all()
+    assert int(case.there.sum()) == pages
+    assert torch.equal(unpack_summary(case.summaries[case.table.long()]), found)
+    case.index_k.zero_()
+    assert torch.equal(unpack(case.summarise(pages), torch.arange(-(-pages // PAGE)))[:pages].float(), found)
 
 
-@pytest.mark.parametrize(("rows", "heads", "dim", "pages"), [(1, 32, 128, 1), (3, 5, 32, 33), (2, 16, 64, 40)])
-def test_page_scores(rows: int, heads: int, dim: int, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    q, w, _, summaries, table, request = problem(rows, heads, dim, pages)
-    monkeypatch.setattr(api, "PAGES_PER_PROGRAM", 16)
-    complete = torch.linspace(0, pages, rows).int() if rows > 1 else torch.tensor([pages], dtype=torch.int32)
-    out = torch.full((rows, pages), float("nan"))
-    found = api.page_scores(q, w, summaries, table, request, complete, out=out)
-    assert found is out
-    close(found, reference.page_scores(q, w, summaries, table, request, complete))
+def test_a_page_that_lost_its_record_is_summarised_again() -> None:
+    case = Case(4)
+    case.summarise(4)
+    lost = int(case.table[2])
+    case.there[lost] = 0
+    case.index_k[lost] = case.index_k[int(case.table[0])]
+    packed = case.summarise(4)
+    found = unpack(packed, torch.arange(1)).float()
+    assert torch.equal(found[2], found[0])
+    assert not torch.equal(found[1], found[0])
 
 
-@pytest.mark.parametrize(("rows", "heads", "dim", "n"), [(1, 32, 128, 1), (4, 5, 32, 3), (2, 64, 64, 2)])
-def test_listed_scores(rows: int, heads: int, dim: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "LISTED_PER_PROGRAM", 2)
-    q, w, index_k, _, table, request = problem(rows, heads, dim, 20)
-    listed = torch.stack([torch.randperm(20)[:n].sort().values for _ in range(rows)]).int()
-    listed[0, 1:] = -1
-    lengths = listed.amax(1) * PAGE + torch.arange(1, rows + 1).int() * 13
-    out = torch.full((rows, n * PAGE), float("nan"))
-    found = api.listed_scores(q, w, index_k, table, request, listed, lengths, out=out)
-    close(found, reference.listed_scores(q, w, index_k, table, request, listed, lengths))
+def test_a_page_of_zeros_has_a_summary_of_zeros() -> None:
+    case = Case(2)
+    case.index_k.zero_()
+    assert unpack(case.summarise(2), torch.arange(1))[:2].eq(0).all()
 
 
-def test_other_layouts_are_refused() -> None:
-    q, w, index_k, summaries, table, request = problem(2, 4, 32, 3)
-    count = torch.ones(2, dtype=torch.int32)
-    with pytest.raises(ValueError, match="float8"):
-        api.page_scores(q.float(), w, summaries, table, request, count)
-    with pytest.raises(ValueError, match="gates"):
-        api.page_scores(q, w.double(), summaries, table, request, count)
-    with pytest.raises(ValueError, match="pages must be"):
-        api.listed_scores(q, w, summaries, table, request, torch.zeros(2, 1, dtype=torch.int32), count)
-    assert index_k.shape[1] == PAGE * 36
+@pytest.mark.parametrize(("heads", "window", "start", "rows"), [(5, 1, 640, 9), (16, 3, 643, 6), (32, 1, 700, 5)])
+def test_both_levels_equal_the_reference(heads: int, window: int, start: int, rows: int) -> None:
+    case, n, k = Case(13), 6, 40
+    q = torch.randint(-3, 4, (rows, heads, 32)).float().to(torch.float8_e4m3fn)
+    w = torch.rand(rows, heads)
+    position = torch.arange(start, start + rows)
+    group = position // GROUP - start // GROUP
+    heads_of = torch.stack([(group == g).nonzero()[0, 0] for g in range(int(group.max()) + 1)])
+    complete = position[heads_of] // PAGE
+    most = (start + rows - 1) // PAGE
+    packed = case.summarise(most)
+    listed = torch.full((len(heads_of), n + 1), -7, dtype=torch.int32)
+    listed[:, n] = complete
+    first = q.view(torch.uint8)[heads_of].view(q.dtype)
+    api.list_pages(
+        first, w[heads_of], packed, complete.int(), n, most=most, window=window, budget_bytes=BUDGET, out=listed[:, :n]
+    )
+    means = unpack(packed, torch.arange(1))[:most].float()
+    assert torch.equal(listed[:, :n], reference.list_pages(first.float(), w[heads_of], means, complete, n, window))
+    pages = case.table[listed.long()]
+    lengths = (n * PAGE + position % PAGE + 1).int()
+    want = reference.select_listed(q.float(), w, case.keys[: start + rows], listed[group], position, k)
+    for names, expected in ((listed, want), (pages, slots(want, case.table))):
+        out = torch.full((rows, k), -9, dtype=torch.int32)
+        api.select_listed(q, w, case.index_k, pages, group.int(), lengths, k, names=names, budget_bytes=BUDGET, out=out)
+        assert torch.equal(out, expected)
+
+
+def slots(positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return table[(positions // PAGE).long()] * PAGE + positions % PAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("index_k", torch.zeros(18, PAGE * 36), "uint8"),
+        ("summaries", torch.zeros(18, 40, dtype=torch.uint8), "summaries must be"),
+        ("there", torch.zeros(18), "there must be"),
+        ("table", torch.zeros(2, dtype=torch.int32), "page_table"),
+    ],
+)
+def test_other_layouts_are_refused(name: str, value: Any, match: str) -> None:
+    case = Case(13)
+    setattr(case, name, value)
+    with pytest.raises(ValueError, match=match):
+        case.summarise(13)

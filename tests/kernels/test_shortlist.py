@@ -10,12 +10,11 @@ import torch
 from sgl_indexcache.kernels.shortlist import (
     PAGE,
     choose_pages,
-    listed_scores,
     pack_summary,
-    page_scores,
     to_positions,
     unpack_summary,
 )
+from sgl_indexcache.kernels.shortlist.reference import list_pages, select_listed
 
 HEADS, DIM = 3, 32
 
@@ -38,30 +37,27 @@ def test_a_summary_of_nothing_is_nothing() -> None:
     assert unpack_summary(pack_summary(torch.zeros(2, DIM))).eq(0).all()
 
 
-def test_page_scores_are_those_of_the_stored_means() -> None:
+def test_a_list_holds_the_first_page_the_window_and_the_best() -> None:
     torch.manual_seed(0)
-    q, w = torch.randn(3, HEADS, DIM), torch.randn(3, HEADS)
-    summaries = pack_summary(torch.randn(9, DIM))
-    table = torch.tensor([[8, 1, 3, 5], [0, 2, 4, 6]])
-    found = page_scores(q, w, summaries, table, torch.tensor([1, 0, 1]), torch.tensor([4, 0, 2]))
-    means = unpack_summary(summaries)
-    torch.testing.assert_close(found[0].double(), formula(q[0], w[0], means[[0, 2, 4, 6]]), rtol=1e-5, atol=1e-5)
-    assert found[1].isneginf().all()
-    assert found[2, 2:].isneginf().all()
+    q, w, means = torch.randn(2, HEADS, DIM), torch.rand(2, HEADS), torch.randn(12, DIM)
+    complete = torch.tensor([12, 9])
+    found = list_pages(q, w, means, complete, 6, window=2)
+    for row, count in enumerate(complete.tolist()):
+        forced = {0, count - 2, count - 1}
+        scores = formula(q[row], w[row], means[:count]).tolist()
+        rest = sorted(set(range(count)) - forced, key=lambda page: -scores[page])
+        assert found[row].tolist() == sorted(forced | set(rest[:3]))
 
 
-def test_listed_scores_are_those_of_the_listed_keys_up_to_the_row() -> None:
+def test_the_best_of_the_listed_keys_up_to_the_row_are_selected() -> None:
     torch.manual_seed(0)
-    q, w = torch.randn(1, HEADS, DIM), torch.randn(1, HEADS)
-    packed = pack_summary(torch.randn(6, PAGE, DIM))
-    index_k = torch.cat((packed[..., :DIM].reshape(6, -1), packed[..., DIM:].reshape(6, -1)), 1)
-    table, listed = torch.tensor([[5, 2, 4, 0]]), torch.tensor([[1, 3, -1]], dtype=torch.int32)
-    length = 3 * PAGE + 7
-    found = listed_scores(q, w, index_k, table, torch.tensor([0]), listed, torch.tensor([length]))[0]
-    keys = unpack_summary(packed)
-    expected = formula(q[0], w[0], torch.cat((keys[2], keys[0, :7])))
-    torch.testing.assert_close(found[: PAGE + 7].double(), expected, rtol=1e-5, atol=1e-4)
-    assert found[PAGE + 7 :].isneginf().all()
+    position = 3 * PAGE + 7
+    q, w, keys = torch.randn(1, HEADS, DIM), torch.rand(1, HEADS), torch.randn(position + 1, DIM)
+    listed = torch.tensor([[1, 3]], dtype=torch.int32)
+    found = select_listed(q, w, keys, listed, torch.tensor([position]), 20)[0]
+    scores = formula(q[0], w[0], keys)
+    there = [*range(PAGE, 2 * PAGE), *range(3 * PAGE, position + 1)]
+    assert found.tolist() == sorted(sorted(there, key=lambda at: -float(scores[at]))[:20])
 
 
 def test_forced_pages_come_first_and_ties_go_to_the_lower_page() -> None:

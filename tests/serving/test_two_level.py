@@ -94,7 +94,9 @@ def test_the_work_saved_and_the_recall_are_reported(server: Server) -> None:
 
 def refused(**changes: Any) -> str:
     scoring = Scoring(mode="two_level", shortlist=changes.pop("shortlist", 0.25))
-    arguments = SimpleNamespace(page_size=changes.pop("page_size", 64))
+    arguments = SimpleNamespace(
+        page_size=changes.pop("page_size", 64), disaggregation_mode=changes.pop("disaggregation_mode", None)
+    )
     device = changes.pop("device", "cpu")
     with pytest.raises(RefusedError) as error:
         two_level.check(arguments, scoring, device, SimpleNamespace(index_topk=2048, **changes))
@@ -104,7 +106,7 @@ def refused(**changes: Any) -> str:
 def test_refusals() -> None:
     assert "--page-size 64" in refused(page_size=1)
     assert "at least 2048" in refused(shortlist=1024)
-    assert "CUDA" in refused(device="cuda")
+    assert "--disaggregation-mode" in refused(device="cuda", disaggregation_mode="prefill")
     assert "window_pages" in refused(index_local_tokens=100)
     exact = Scoring(shortlist=64)
     two_level.check(SimpleNamespace(page_size=1), exact, "cuda", SimpleNamespace(index_topk=2048))

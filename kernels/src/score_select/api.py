@@ -36,7 +36,7 @@ def score_select(
     max_length: int,
     initial: int = 0,
     local: int = 0,
-    slots: bool = False,
+    names: torch.Tensor | None = None,
     budget_bytes: int = 256 << 20,
     out: torch.Tensor | None = None,
     shape: Shape = DEFAULT,
@@ -51,7 +51,8 @@ def score_select(
     lengths     int32 [T] keys that a row may look at; 0 is a padding row and selects nothing
     max_length  bound of lengths, known to the host
     initial     first and `local` last positions are selected before all others
-    slots       physical slots page_table[b, p // 64] * 64 + p % 64 instead of positions
+    names       int32 [B, >= P] what each page is called in the result: names[b, p // 64] * 64 + p % 64 for position p.
+                With page_table itself these are KV slots; None gives positions
     budget_bytes  bound of the logits that are alive, but at least 16 rows
     out         int32 [T, k] to write to
     shape, warps  how the two kernels are cut; for measurements
@@ -80,7 +81,7 @@ def score_select(
             )  # fmt: skip
         select(
             logits[:here], lengths[part], k, max_length=max_length, maxima=maxima[:here],
-            page_table=page_table if slots else None, request=request[part] if slots else None,
+            names=names, request=None if names is None else request[part],
             out=out[part], warps=warps,
         )  # fmt: skip
     return out

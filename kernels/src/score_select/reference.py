@@ -60,16 +60,16 @@ def score_select(
     *,
     initial: int = 0,
     local: int = 0,
-    slots: bool = False,
+    names: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Selection int32 `[T, k]`; see api.score_select."""
     scores = logits(q, weights, index_k, page_table, request, lengths, initial=initial, local=local)
     if scores.shape[1] == 0:
         return torch.full((q.shape[0], k), -1, dtype=torch.int32, device=q.device)
     found = select(scores, lengths, k)
-    if not slots:
+    if names is None:
         return found
     there = found >= 0
     # Positions that are not there must not look into the table either.
-    table = page_table[request.long()].gather(1, torch.where(there, found, 0).long() // PAGE)
+    table = names[request.long()].gather(1, torch.where(there, found, 0).long() // PAGE)
     return torch.where(there, table * PAGE + found % PAGE, -1).to(torch.int32)

@@ -21,7 +21,7 @@ def select(
     *,
     max_length: int | None = None,
     maxima: torch.Tensor | None = None,
-    page_table: torch.Tensor | None = None,
+    names: torch.Tensor | None = None,
     request: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     warps: int = WARPS,
@@ -31,7 +31,7 @@ def select(
 
     max_length  a bound of lengths known to the host; W if not given
     maxima      float32 [T, >= W / 16], the maximum of every 16 logits, computed here if not given
-    page_table  int32 [B, P] with request int32 [T]: give slots page_table[request, p // 64] * 64 + p % 64 instead
+    names       int32 [B, P] with request int32 [T]: give names[request, p // 64] * 64 + p % 64 for position p instead
 
     Columns past a row's length are never read as scores. 1 <= k <= 2048. NaN within a length is not supported.
     Never waits for the device. Raises ValueError for other k or dtypes.
@@ -45,8 +45,8 @@ def select(
         out = torch.empty(rows, k, dtype=torch.int32, device=logits.device)
     if out.shape != (rows, k) or out.dtype != torch.int32 or out.stride(1) != 1:
         raise ValueError(f"out must be int32 [{rows}, {k}] with unit stride in a row")
-    if (page_table is None) != (request is None):
-        raise ValueError("slots need both page_table and request")
+    if (names is None) != (request is None):
+        raise ValueError("names need the request of each row")
     if rows == 0:
         return out
     longest = width if max_length is None else max_length
@@ -58,13 +58,15 @@ def select(
         )
     wide = triton.next_power_of_2(k)
     listed = torch.empty(rows, k if blocks > k else 0, dtype=torch.int32, device=logits.device)
+    # A row of few blocks is read whole.
+    scores = wide * BLOCK if blocks > k else min(wide, triton.next_power_of_2(blocks)) * BLOCK
     held = min(MOST_AT_ONCE, max(2 * wide, triton.next_power_of_2(blocks)))
     select_kernel[(rows,)](
         logits, logits if maxima is None else maxima, lengths,
-        lengths if page_table is None else page_table, lengths if request is None else request, out, listed,
+        lengths if names is None else names, lengths if request is None else request, out, listed,
         logits.stride(0), 0 if maxima is None else maxima.stride(0),
-        0 if page_table is None else page_table.stride(0), out.stride(0), listed.stride(0), k,
-        N1=held, N2=wide * BLOCK, KP=wide, TILE=min(TILE, held, wide * BLOCK), BLOCK=BLOCK,
-        SLOTS=page_table is not None, num_warps=warps,
+        0 if names is None else names.stride(0), out.stride(0), listed.stride(0), k,
+        N1=held, N2=scores, KP=wide, TILE=min(TILE, held, scores), BLOCK=BLOCK,
+        NAMED=names is not None, num_warps=warps,
     )  # fmt: skip
     return out

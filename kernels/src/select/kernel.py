@@ -79,14 +79,14 @@ def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr):  # type: 
     return position, tl.where(there, _ordered(tl.load(logits + position, mask=there, other=0.0)), NONE)
 
 
-@triton.jit(do_not_specialize=["table_stride", "k"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["names_stride", "k"])  # type: ignore[untyped-decorator, unused-ignore]
 def select_kernel(  # type: ignore[no-untyped-def]
-    logits, maxima, lengths, page_table, request, out, scratch,
-    logits_stride, maxima_stride, table_stride, out_stride, scratch_stride, k,
+    logits, maxima, lengths, names, request, out, scratch,
+    logits_stride, maxima_stride, names_stride, out_stride, scratch_stride, k,
     N1: tl.constexpr, N2: tl.constexpr, KP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-    SLOTS: tl.constexpr,
+    NAMED: tl.constexpr,
 ):  # fmt: skip
-    """Program t: row t. N1 > k maxima at a time, N2 >= k * BLOCK scores, KP >= k; powers of two.
+    """Program t: row t. N1 > k maxima at a time, N2 scores (k * BLOCK or the whole row), KP >= k; powers of two.
 
     Numbers are held in registers while the bound is sought, and read once more, TILE at a time, to be placed.
     scratch int32 [T, k] holds the best blocks so far, in ascending order.
@@ -97,13 +97,13 @@ def select_kernel(  # type: ignore[no-untyped-def]
     maxima += row * maxima_stride
     out += row * out_stride
     scratch += row * scratch_stride
-    if SLOTS:
-        page_table += tl.load(request + row).to(tl.int64) * table_stride
+    if NAMED:
+        names += tl.load(request + row).to(tl.int64) * names_stride
     if n <= k:
         every = tl.arange(0, KP)
         value = every
-        if SLOTS:
-            value = tl.load(page_table + every // PAGE, mask=every < n, other=0) * PAGE + every % PAGE
+        if NAMED:
+            value = tl.load(names + every // PAGE, mask=every < n, other=0) * PAGE + every % PAGE
         tl.store(out + every, tl.where(every < n, value, -1), mask=every < k)
     else:
         blocks = (n + BLOCK - 1) // BLOCK
@@ -138,8 +138,8 @@ def select_kernel(  # type: ignore[no-untyped-def]
             position, score = _scores_of(first + tl.arange(0, TILE), logits, scratch, n, k, listed, BLOCK)
             keep, place, above, equal = _place(score, low, least, room, above, equal)
             value = position
-            if SLOTS:
-                value = tl.load(page_table + position // PAGE, mask=keep, other=0) * PAGE + position % PAGE
+            if NAMED:
+                value = tl.load(names + position // PAGE, mask=keep, other=0) * PAGE + position % PAGE
             tl.store(out + place, value, mask=keep)
 
 

@@ -1,81 +1,93 @@
-"""Two-level scores on CUDA: the reference's functions with the reference's arguments, in Triton.
-
-Shapes and dtypes are those of reference.py; queries are fp8 e4m3 with their scales folded into the gates, integers
-are int32. `out` may be given, so that a captured graph writes where it was captured.
-"""
+"""Two-level scoring on CUDA: summaries of pages, and the two calls of `score_select` that they make possible."""
 
 import torch
 import triton
 
-from sgl_indexcache.kernels.shortlist.kernel import listed_scores_kernel, page_scores_kernel
-from sgl_indexcache.kernels.shortlist.reference import PAGE, SCALE_BYTES
-
-PAGES_PER_PROGRAM = 64
-LISTED_PER_PROGRAM = 64
-"""Listed pages of a program: its queries are loaded once."""
-STAGES = 2
-"""Of the pipeline of page loads."""
-LEAST_HEADS = 16
-"""Rows of the smallest matrix instruction; fewer heads are padded."""
+from sgl_indexcache.kernels.score.api import DEFAULT, LEAST_COLUMNS, PAGE, SCALE_BYTES, Shape
+from sgl_indexcache.kernels.score_select.api import score_select
+from sgl_indexcache.kernels.shortlist.kernel import summarise_kernel
+from sgl_indexcache.kernels.shortlist.reference import GROUP
 
 
-def _heads(heads: int) -> int:
-    return max(LEAST_HEADS, triton.next_power_of_2(heads))
+def summarise(
+    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, there: torch.Tensor, pages: int
+) -> torch.Tensor:
+    """Summaries of a request's first `pages` pages, laid out as keys are: uint8 `[ceil(pages / 64), 64 * (D + 4)]`.
+
+    index_k     uint8 [KV pages, 64 * (D + 4)], all 64 keys of these pages written
+    page_table  int32 [>= pages], the KV page of each
+    summaries   uint8 [KV pages, D + 4] and
+    there       uint8 [KV pages]: a page that has none yet is summarised, and its summary kept
+
+    Entries past `pages` are undefined. Raises ValueError for other layouts; launches one kernel.
+    """
+    dim = index_k.shape[1] // PAGE - SCALE_BYTES
+    if index_k.dtype != torch.uint8 or not index_k.is_contiguous() or not summaries.is_contiguous():
+        raise ValueError("index keys and summaries must be contiguous uint8")
+    if summaries.dtype != torch.uint8 or summaries.shape != (index_k.shape[0], dim + SCALE_BYTES):
+        raise ValueError(f"summaries must be uint8 [{index_k.shape[0]}, {dim + SCALE_BYTES}], not {[*summaries.shape]}")
+    if there.dtype != torch.uint8 or there.shape != summaries.shape[:1] or not there.is_contiguous():
+        raise ValueError(f"there must be contiguous uint8 [{index_k.shape[0]}]")
+    if page_table.dtype != torch.int32 or page_table.stride(0) != 1 or page_table.shape[0] < pages:
+        raise ValueError(f"page_table must be int32 with unit stride and at least {pages} entries")
+    packed = torch.empty(triton.cdiv(pages, PAGE), PAGE * (dim + SCALE_BYTES), dtype=torch.uint8, device=index_k.device)
+    if pages:
+        summarise_kernel[(pages,)](index_k, page_table, summaries, there, packed, D=dim, PAGE=PAGE)
+    return packed
 
 
-def _check(q: torch.Tensor, w: torch.Tensor, packed: torch.Tensor, bytes_per_page: int) -> None:
-    rows, heads, _ = q.shape
-    if q.dtype != torch.float8_e4m3fn or not q.is_contiguous():
-        raise ValueError(f"queries must be contiguous float8_e4m3fn, not {q.dtype}")
-    if w.shape != (rows, heads) or w.dtype != torch.float32 or not w.is_contiguous():
-        raise ValueError(f"gates must be contiguous float32 [{rows}, {heads}], not {w.dtype} {list(w.shape)}")
-    if packed.dtype != torch.uint8 or packed.shape[1] != bytes_per_page or not packed.is_contiguous():
-        raise ValueError(f"pages must be contiguous uint8 [pages, {bytes_per_page}], not {list(packed.shape)}")
-
-
-def page_scores(
+def list_pages(
     q: torch.Tensor,
     w: torch.Tensor,
-    summaries: torch.Tensor,
-    page_table: torch.Tensor,
-    request: torch.Tensor,
-    pages: torch.Tensor,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Scores float32 `[T, P]` of page summaries; see reference.page_scores. Raises ValueError for other layouts."""
-    rows, heads, dim = q.shape
-    _check(q, w, summaries, dim + SCALE_BYTES)
-    width = page_table.shape[1]
-    if out is None:
-        out = torch.empty(rows, width, dtype=torch.float32, device=q.device)
-    if rows and width:
-        page_scores_kernel[(rows, triton.cdiv(width, PAGES_PER_PROGRAM))](
-            q, w, summaries, page_table, request, pages, out, page_table.stride(0), out.stride(0), width,
-            H=heads, HP=_heads(heads), D=dim, BN=PAGES_PER_PROGRAM,
-        )  # fmt: skip
-    return out
+    packed: torch.Tensor,
+    complete: torch.Tensor,
+    n: int,
+    *,
+    most: int,
+    window: int,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the pages that G groups list into out int32 `[G, n]`, ascending; see reference.list_pages.
+
+    q float8_e4m3fn [G, H, D] and w float32 [G, H] of the groups' first rows; packed as `summarise` gives it;
+    complete int32 [G], above n and at most `most`. The first page and the last `window` are always listed.
+    """
+    table = torch.arange(packed.shape[0], dtype=torch.int32, device=q.device).unsqueeze(0)
+    one = torch.zeros(q.shape[0], dtype=torch.int32, device=q.device)
+    score_select(
+        q, w, packed, table, one, complete, n,
+        max_length=most, initial=1, local=window, budget_bytes=budget_bytes, out=out,
+    )  # fmt: skip
 
 
-def listed_scores(
+def select_listed(
     q: torch.Tensor,
     w: torch.Tensor,
     index_k: torch.Tensor,
-    page_table: torch.Tensor,
-    request: torch.Tensor,
-    listed: torch.Tensor,
+    pages: torch.Tensor,
+    group: torch.Tensor,
     lengths: torch.Tensor,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Scores float32 `[T, n * 64]` of listed pages' keys; see reference.listed_scores. Raises ValueError likewise."""
-    rows, heads, dim = q.shape
-    _check(q, w, index_k, PAGE * (dim + SCALE_BYTES))
-    n = listed.shape[1]
-    if out is None:
-        out = torch.empty(rows, n * PAGE, dtype=torch.float32, device=q.device)
-    if rows and n:
-        listed_scores_kernel[(rows, triton.cdiv(n, LISTED_PER_PROGRAM))](
-            q, w, index_k, page_table, request, listed, lengths, out,
-            page_table.stride(0), listed.stride(0), out.stride(0), n,
-            H=heads, HP=_heads(heads), D=dim, PAGE=PAGE, BP=LISTED_PER_PROGRAM, STAGES=STAGES,
-        )  # fmt: skip
-    return out
+    k: int,
+    *,
+    names: torch.Tensor,
+    initial: int = 0,
+    local: int = 0,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the selection of T rows among their groups' pages into out int32 `[T, k]`; see reference.select_listed.
+
+    pages    int32 [G, n + 1], KV pages that each group lists, its own page last; group int32 [T], ascending
+    lengths  int32 [T], keys of these pages that each row sees
+    names    int32 [G, n + 1], what the pages are called in the result: pages of the request for positions, `pages` for
+             KV slots
+    initial, local  as of score_select, at most 64 and 64 times the window: the pages that hold them are always listed
+    """
+    # A program of the score kernel takes rows of one group, which share every load of a page.
+    wide = max(LEAST_COLUMNS, triton.next_power_of_2(q.shape[1]))
+    score_select(
+        q, w, index_k, pages, group, lengths, k,
+        max_length=pages.shape[1] * PAGE, initial=initial, local=local, names=names, budget_bytes=budget_bytes, out=out,
+        shape=Shape(columns=min(DEFAULT.columns, GROUP * wide)),
+    )  # fmt: skip

@@ -1,17 +1,15 @@
-"""Two-level scoring, the formula. A page is 64 consecutive positions of a request.
+"""Two-level scoring, the formula. A page is 64 consecutive positions of a request, a group 4 consecutive rows.
 
-    m[p]      = mean of the page's index keys, as fp8 e4m3 with one fp32 scale (amax / 448)
-    J[t, p]   = sum_h  w[t, h] * relu( q[t, h] . m[p] )                  for the complete pages before row t's own
-    L[t]      = the pages that are forced and the best by J, n in all    (choose_pages)
-    I[t, s]   = sum_h  w[t, h] * relu( q[t, h] . k[s] )                  for the positions s of L[t] alone
+    m[p]  = mean of the page's index keys, as fp8 e4m3 with one fp32 scale (amax / 448)
+    J[t, p] = sum_h  w[t, h] * relu( q[t, h] . m[p] )     for the complete pages before row t's own
+    L[g]  = the first page, the last `window`, and the best by J of the group's first row, n in all; and its own page
+    I[t, s] = sum_h  w[t, h] * relu( q[t, h] . k[s] )     for the positions s <= t of L[t // 4] alone
+    selection = the k best of I
 
     q          [T, H, D]          index queries
     w          [T, H]             head gates, all constants folded in (with fp8 queries their scales too)
     summaries  [pages, D + 4]     uint8, by KV page id: fp8 key, then its fp32 scale
     index_k    [pages, 64*(D+4)]  uint8, by KV page id: 64 fp8 keys, then 64 fp32 scales (SGLang's own layout)
-    page_table [B, P]             int, KV page id of each page of a request
-    request    [T]                int, row of page_table
-    listed     [T, n]             int32, pages of the request, ascending, -1 padded at the end
 
 The mean of the keys is scored by the very formula of a key: with ReLU the score of a mean is not the mean of the
 scores, but on the trained model it ranks pages as well as that does (docs/results/store.md).
@@ -19,10 +17,13 @@ scores, but on the trained model it ranks pages as well as that does (docs/resul
 
 import torch
 
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.reference import score
+from sgl_indexcache.kernels.score_select.reference import unpack
+from sgl_indexcache.kernels.select.reference import select
 
 PAGE = 64
+GROUP = 4
+"""Rows, at positions that are equal up to the remainder by 4, that share the shortlist of the first of them."""
 FP8_MAX = 448.0
 SCALE_BYTES = 4
 
@@ -41,20 +42,18 @@ def unpack_summary(packed: torch.Tensor) -> torch.Tensor:
     return key * packed[..., -SCALE_BYTES:].contiguous().view(torch.float32)
 
 
-def page_scores(
-    q: torch.Tensor,
-    w: torch.Tensor,
-    summaries: torch.Tensor,
-    page_table: torch.Tensor,
-    request: torch.Tensor,
-    pages: torch.Tensor,
+def summarise(
+    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, there: torch.Tensor, pages: int
 ) -> torch.Tensor:
-    """Scores J float32 `[T, P]`; columns from `pages [T]` on, the complete pages of each row, are -inf."""
-    out = torch.full((q.shape[0], page_table.shape[1]), float("-inf"), device=q.device)
-    for row, (owner, count) in enumerate(zip(request.tolist(), pages.tolist(), strict=True)):
-        means = unpack_summary(summaries[page_table[owner, :count].long()])
-        out[row, :count] = score(q[row : row + 1].float(), means, w[row : row + 1])[0]
-    return out
+    """Summaries of a request's first `pages` pages, laid out as index_k; see api.summarise."""
+    ids = page_table[:pages].long()
+    missing = ids[there[ids] == 0]
+    means = unpack(index_k, missing).float().view(-1, PAGE, summaries.shape[1] - SCALE_BYTES).mean(1)
+    summaries[missing] = pack_summary(means)
+    there[missing] = 1
+    packed = torch.nn.functional.pad(summaries[ids], (0, 0, 0, -pages % PAGE)).view(-1, PAGE, summaries.shape[1])
+    key, scale = packed.split((summaries.shape[1] - SCALE_BYTES, SCALE_BYTES), 2)
+    return torch.cat((key.flatten(1), scale.flatten(1)), 1)
 
 
 def choose_pages(scores: torch.Tensor, forced: torch.Tensor, pages: torch.Tensor, n: int) -> torch.Tensor:
@@ -66,32 +65,33 @@ def choose_pages(scores: torch.Tensor, forced: torch.Tensor, pages: torch.Tensor
     return select(scores.masked_fill_(forced, float("inf")), pages, n)
 
 
-def listed_scores(
-    q: torch.Tensor,
-    w: torch.Tensor,
-    index_k: torch.Tensor,
-    page_table: torch.Tensor,
-    request: torch.Tensor,
-    listed: torch.Tensor,
-    lengths: torch.Tensor,
-) -> torch.Tensor:
-    """Scores I float32 `[T, n * 64]` of the listed pages' keys; -inf past `lengths [T]` and for -1 in `listed`."""
-    rows, n = listed.shape
-    dim = q.shape[-1]
-    out = torch.full((rows, n, PAGE), float("-inf"), device=q.device)
-    for row in range(rows):
-        found = listed[row][listed[row] >= 0].long()
-        packed = index_k[page_table[request[row], found].long()]
-        keys = packed[:, : PAGE * dim].contiguous().view(torch.float8_e4m3fn).view(-1, PAGE, dim).float()
-        scale = packed[:, PAGE * dim :].contiguous().view(torch.float32)
-        flat = (keys * scale.unsqueeze(-1)).view(-1, dim)
-        out[row, : len(found)] = score(q[row : row + 1].float(), flat, w[row : row + 1]).view(-1, PAGE)
-    seen = to_positions(torch.arange(n * PAGE, device=q.device).expand(rows, -1), listed) < lengths.unsqueeze(1)
-    seen &= listed.ge(0).repeat_interleave(PAGE, 1)
-    return out.view(rows, -1).masked_fill_(~seen, float("-inf"))
-
-
 def to_positions(picks: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:
     """Positions, in `picks`' dtype, of columns `picks [T, k]` of the listed pages' scores; -1 stays -1."""
     page = listed.gather(1, (picks.clamp(min=0) // PAGE).long())
     return torch.where(picks < 0, -1, page * PAGE + picks % PAGE).to(picks.dtype)
+
+
+def list_pages(
+    q: torch.Tensor, w: torch.Tensor, means: torch.Tensor, complete: torch.Tensor, n: int, window: int
+) -> torch.Tensor:
+    """Listed pages int32 `[G, n]`, ascending, of the first rows of G groups: q [G, H, D], w [G, H].
+
+    means [P, D] are those of the request's pages, `complete [G]` > n how many of them lie before each row's own.
+    """
+    scores = score(q, means, w)
+    column = torch.arange(means.shape[0], device=q.device)
+    forced = (column == 0) | (column >= complete.unsqueeze(1) - window)
+    return choose_pages(scores, forced & (column < complete.unsqueeze(1)), complete, n)
+
+
+def select_listed(
+    q: torch.Tensor, w: torch.Tensor, keys: torch.Tensor, listed: torch.Tensor, position: torch.Tensor, k: int
+) -> torch.Tensor:
+    """Selection int32 `[T, k]` of rows q [T, H, D], w [T, H] at `position [T]` among the pages `listed [T, n]`, the
+    last of which is a row's own; keys [S, D] of the request.
+    """
+    there = (listed.long().unsqueeze(2) * PAGE + torch.arange(PAGE, device=q.device)).flatten(1)
+    there = there.clamp(max=len(keys) - 1)  # the row's own page may not be full
+    scores = torch.stack([score(q[row, None], keys[at], w[row, None])[0] for row, at in enumerate(there)])
+    lengths = (listed.shape[1] - 1) * PAGE + position % PAGE + 1
+    return to_positions(select(scores, lengths, k), listed)

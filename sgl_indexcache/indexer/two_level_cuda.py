@@ -1,0 +1,245 @@
+"""Two-level scoring of prefills on CUDA: which rows have a shortlist, and a Full layer's selection for them.
+
+`begin` settles everything that the host has to know before the launch of a forward; in the layers nothing waits for the
+device. What two_level.py does page by page is done here for all rows of a request at once, so the guard judges a
+context once a forward, by the pages before it, and digests do not vote (store/device_pages.py).
+
+A single row is scored exactly, as in decode: reading one row's keys costs less than choosing among them
+(docs/results/store.md).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sgl_indexcache.indexer.cuda import select_rows, shift
+from sgl_indexcache.indexer.forms import Form
+from sgl_indexcache.indexer.parts import Part, Plain, lay_out
+from sgl_indexcache.indexer.shortlist import Shortlist
+from sgl_indexcache.indexer.two_level import SAMPLES, Guard
+from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
+from sgl_indexcache.store.device_pages import DevicePages
+from sgl_indexcache.telemetry.two_level import TwoLevelWork
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a Full layer of the forward selects by; arguments as of cuda.select_rows, gates [T, H]."""
+
+    indexer: Any
+    queries: torch.Tensor
+    gates: torch.Tensor
+    index_k: torch.Tensor
+    page_table: torch.Tensor
+    request: torch.Tensor
+    lengths: torch.Tensor
+
+
+class TwoLevelCuda:
+    """What a scheduler needs of two-level scoring on CUDA."""
+
+    def __init__(self, pages: DevicePages, shortlist: Shortlist, guard: Guard, topk: int, budget_bytes: int) -> None:
+        self.pages, self.shortlist, self.guard = pages, shortlist, guard
+        self.topk, self.budget_bytes = topk, budget_bytes
+        self.work = TwoLevelWork()
+        self.configure(pages.layers)
+
+    def configure(self, layers: Sequence[int]) -> None:
+        """Keep records of these Full layers, and forget everything; no request may be running."""
+        self.layers = tuple(layers)
+        self.pages.configure(layers)
+        self._seen = torch.zeros(len(layers), 2, dtype=torch.int64, device=self.pages.there.device)
+        self._counted = torch.zeros(len(layers), 2, dtype=torch.int64)
+        self._parts: list[Part] = []
+        self._exact: list[Plain] = []
+        self._fallen: dict[int, set[int]] = {}
+        self._asked = False
+
+    # --- before a forward ---
+
+    def clear(self) -> None:
+        """The forward in preparation shortlists nothing."""
+        self._parts, self._exact = [], []
+
+    def begin(self, lengths: Sequence[int], new: Sequence[int], page_table: torch.Tensor, *, asked: bool) -> None:
+        """Lay out a prefill of requests with `lengths` tokens, the last `new` of them rows; page_table int32 [B, P].
+
+        Waits for the device if a row has a shortlist: whether its context bears it was counted there. `asked`: whether
+        somebody asked for this forward.
+        """
+        self.clear()
+        self._asked = asked
+        self._fallen = {layer: set() for layer in self.layers}
+        device = self.pages.there.device
+        first = 0
+        for request, (length, rows) in enumerate(zip(lengths, new, strict=True)):
+            exact, parts = lay_out(request, first, length - rows, length, self.shortlist, self.guard, self.topk, device)
+            self._exact += exact
+            self._parts += parts
+            first += rows
+        if self._parts:
+            self._judge_contexts(page_table)
+
+    def _judge_contexts(self, page_table: torch.Tensor) -> None:
+        """Which requests each layer scores exactly, as the latest samples of the pages before say (two_level.Guard)."""
+        requests = sorted({part.request for part in self._parts})
+        verdicts = []
+        for request in requests:
+            before = min(part.start for part in self._parts if part.request == request) // PAGE
+            latest = self.pages.recall(page_table[request, :before]).flip(1).cumsum(1)
+            enough = latest[:, :, 0] >= SAMPLES * self.topk
+            at = enough.int().argmax(1).view(-1, 1, 1).expand(-1, 1, 2)
+            wanted, found = latest.gather(1, at)[:, 0].unbind(1)
+            verdicts.append(enough.any(1) & (found < self.guard.floor * wanted))
+        told = torch.cat((torch.stack(verdicts, 1).long(), self._seen, self.pages.there.sum(1, keepdim=True)), 1).cpu()
+        self._count(told[:, -3:])
+        for layer, tripped in zip(self.layers, told[:, :-3].bool().tolist(), strict=True):
+            self._fallen[layer] = {request for request, trips in zip(requests, tripped, strict=True) if trips}
+            if self._asked:
+                self.work.layers[layer].fallbacks += len(self._fallen[layer])
+
+    def refresh(self) -> None:
+        """Bring the counts of samples up to date; waits for the device."""
+        self._count(torch.cat((self._seen, self.pages.there.sum(1, keepdim=True)), 1).cpu())
+
+    def _count(self, told: torch.Tensor) -> None:
+        """From int64 [L, 3]: samples and positions found by them since the start, and pages with a summary."""
+        more = told[:, :2] - self._counted
+        self._counted = told[:, :2]
+        self.pages.valid_pages = int(told[0, 2])
+        for layer, (rows, found) in zip(self.layers, more.tolist(), strict=True):
+            seen = self.work.layers[layer]
+            seen.rows, seen.found = seen.rows + rows, seen.found + found
+            seen.wanted += rows * self.topk
+
+    # --- in a layer ---
+
+    @property
+    def lists(self) -> bool:
+        """Whether some row of the forward has a shortlist."""
+        return bool(self._parts)
+
+    def shortlists(self, layer: int) -> bool:
+        """Whether some row is selected by its shortlist in this Full layer; else all are scored exactly."""
+        return any(part.request not in self._fallen[layer] for part in self._parts)
+
+    def select(self, layer: int, given: Inputs, *, form: Form, offsets: torch.Tensor | None, out: torch.Tensor) -> None:
+        """Write a Full layer's selection into `out` int32 [T, k], in the `form` that SGLang asks for; see forms.py."""
+        fallen = self._fallen[layer]
+        exact = [Plain(part.first, part.start, part.rows) for part in self._parts if part.request in fallen]
+        for first, start, rows in self._exact + exact:
+            some = slice(first, first + rows)
+            select_rows(
+                given.indexer, given.queries[some], given.gates[some], given.index_k, given.page_table,
+                given.request[some], given.lengths[some], max_length=start + rows, form=form,
+                offsets=None if offsets is None else offsets[some], budget_bytes=self.budget_bytes, out=out[some],
+            )  # fmt: skip
+            self._count_exact(start, rows)
+        for part, listed in self._lists(layer, given, [part for part in self._parts if part.request not in fallen]):
+            some = slice(part.first, part.first + part.rows)
+            pages = _of_request(given.page_table[part.request], listed)
+            select_listed(
+                given.queries[some], given.gates[some], given.index_k, pages, part.group, part.lengths, self.topk,
+                names=pages if form == "slots" else listed, initial=given.indexer.num_init_tokens,
+                local=given.indexer.num_local_tokens, budget_bytes=self.budget_bytes, out=out[some],
+            )  # fmt: skip
+            if form == "offsets":
+                assert offsets is not None
+                shift(out[some], offsets[some])
+            self._count_listed(part)
+            self._watch(layer, given, part, listed)
+        self.watch(layer, given, fallen)
+        out[len(given.lengths) :].fill_(-1)
+
+    def watch(self, layer: int, given: Inputs, requests: Collection[int] | None = None) -> None:
+        """Judge the guard's samples of these requests, or of all, whose selections two-level scoring does not make.
+
+        What the guard knows of a context must depend neither on whether it serves it nor on who asked.
+        """
+        watched = [part for part in self._parts if part.samples and (requests is None or part.request in requests)]
+        for part, listed in self._lists(layer, given, watched):
+            self._watch(layer, given, part, listed)
+
+    def _lists(self, layer: int, given: Inputs, parts: Sequence[Part]) -> Iterator[tuple[Part, torch.Tensor]]:
+        """Each part with its lists, pages of the request int32 [G, n + 1], ascending, the groups' own page last."""
+        summaries, there = self.pages.of(layer)
+        most: dict[int, int] = {}
+        for part in parts:
+            most[part.request] = max(most.get(part.request, 0), part.most)
+        packed = {
+            request: summarise(given.index_k, given.page_table[request], summaries, there, pages)
+            for request, pages in most.items()
+        }
+        for part in parts:
+            listed = torch.empty(len(part.heads), part.n + 1, dtype=torch.int32, device=given.queries.device)
+            listed[:, part.n] = part.complete
+            list_pages(
+                _rows(given.queries, part.heads), given.gates[part.heads], packed[part.request], part.complete, part.n,
+                most=part.most, window=self._window(given.indexer), budget_bytes=self.budget_bytes,
+                out=listed[:, : part.n],
+            )  # fmt: skip
+            yield part, listed
+
+    def _window(self, indexer: Any) -> int:
+        near: int = -(-indexer.num_local_tokens // PAGE)
+        return max(self.shortlist.window, near)
+
+    def _watch(self, layer: int, given: Inputs, part: Part, listed: torch.Tensor) -> None:
+        """Score the part's samples exactly, and note how much of that their lists hold.
+
+        The best of a subset are those of the best that lie in it: what two-level scoring finds of an exact selection is
+        what lies in listed pages.
+        """
+        if not part.samples:
+            return
+        rows = part.sampled
+        wanted = torch.empty(part.samples, self.topk, dtype=torch.int32, device=listed.device)
+        select_rows(
+            given.indexer, _rows(given.queries, rows), given.gates[rows], given.index_k, given.page_table,
+            given.request[rows], given.lengths[rows], max_length=part.start + part.rows, form="positions", offsets=None,
+            budget_bytes=self.budget_bytes, out=wanted,
+        )  # fmt: skip
+        pages = wanted // PAGE
+        lists = listed[part.group[rows - part.first].long()]
+        nearest = torch.searchsorted(lists, pages).clamp_(max=part.n)
+        found = (lists.gather(1, nearest) == pages).sum(1)
+        own = given.page_table[part.request][lists[:, part.n].long()]
+        self.pages.add_recall(layer, own.long(), self.topk, found)
+        if self._asked:
+            seen = self._seen[self.layers.index(layer)]
+            seen[0] += part.samples
+            seen[1] += found.sum()
+            self.work.keys_sampled += part.keys_sampled
+
+    def _count_exact(self, start: int, rows: int) -> None:
+        if self._asked:
+            seen = _triangle(start, rows)
+            work = self.work
+            work.exact_rows, work.exact_keys = work.exact_rows + rows, work.exact_keys + seen
+            work.keys_seen, work.keys_scored = work.keys_seen + seen, work.keys_scored + seen
+
+    def _count_listed(self, part: Part) -> None:
+        if self._asked:
+            work, n = self.work, part.n
+            work.rows += part.rows
+            work.summaries_scored += part.summaries
+            work.keys_scored += n * PAGE * part.rows + part.own_keys
+            work.keys_seen += _triangle(part.start, part.rows)
+
+
+def _triangle(start: int, rows: int) -> int:
+    """Keys that rows at positions from `start` on see in all."""
+    return rows * start + rows * (rows + 1) // 2
+
+
+def _rows(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """fp8 rows; torch does not gather fp8 itself."""
+    return queries.view(torch.uint8)[rows].view(queries.dtype)
+
+
+def _of_request(page_table: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:
+    """KV pages int32 of listed pages of a request."""
+    return page_table.index_select(0, listed.view(-1)).view_as(listed)

@@ -1,0 +1,84 @@
+"""What is kept of every KV page and Full layer for two-level scoring on CUDA, in tensors indexed by KV page id.
+
+A summary is a function of the page's index keys, which live in the same page. So nothing is written while tokens are
+decoded or prefilled without an indexer: whoever writes the first slot of a page marks its records as absent, and the
+first forward that shortlists the page makes its summary. A record can be missing, never stale.
+
+Selection digests are not kept here: a page's digest would have to be complete before the next page of the same forward
+is scored, one page after the other, and votes of digests raise no recall (docs/results/store.md).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from sgl_indexcache.kernels.shortlist import PAGE
+
+RECORD_BYTES = {"scale": 4, "guard": 8, "there": 1}
+"""Bytes of a page and Full layer beside the summary's index_head_dim."""
+
+
+def page_bytes(dim: int) -> int:
+    """Bytes of one page and Full layer with index keys of `dim` columns."""
+    return dim + sum(RECORD_BYTES.values())
+
+
+class DevicePages:
+    """Records of KV pages on a device.
+
+    summaries  uint8 [L, pages, D + 4]  mean index key, see kernels/src/shortlist
+    there      uint8 [L, pages]         whether the summary stands
+    guard      int32 [L, pages, 2]      positions that its sampled queries should have and have found
+    """
+
+    def __init__(self, layers: Sequence[int], pages: int, dim: int, device: torch.device | str) -> None:
+        self.pages, self.dim, self._device = pages, dim, device
+        self.valid_pages = 0
+        """pages with a summary when the device was last asked"""
+        self.configure(layers)
+
+    def configure(self, layers: Sequence[int]) -> None:
+        """Forget everything, and keep records of these Full layers; no request may be running."""
+        self._layer = {layer: index for index, layer in enumerate(layers)}
+        shape = (len(layers), self.pages)
+        self.summaries = torch.zeros(*shape, self.dim + 4, dtype=torch.uint8, device=self._device)
+        self.there = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        self.guard = torch.zeros(*shape, 2, dtype=torch.int32, device=self._device)
+
+    def forget(self) -> None:
+        """No record is valid any longer, although KV may stay."""
+        self.there.zero_()
+        self.guard.zero_()
+
+    def take(self, positions: torch.Tensor, slots: torch.Tensor) -> None:
+        """A forward writes tokens at `positions` int [T] into KV `slots` int [T]: pages that it begins lose records.
+
+        Rows of padding may stand at any position of slot 0, whose page belongs to nobody.
+        """
+        begun = torch.where(positions % PAGE == 0, slots // PAGE, 0)
+        self.there[:, begun] = 0
+        self.guard[:, begun] = 0
+
+    def of(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A Full layer's summaries `[pages, D + 4]` and which of them stand `[pages]`."""
+        index = self._layer[layer]
+        return self.summaries[index], self.there[index]
+
+    def add_recall(self, layer: int, pages: torch.Tensor, wanted: int, found: torch.Tensor) -> None:
+        """Add one sampled query for each of KV `pages` int64 [S]: `wanted` positions each, of which `found` int [S]."""
+        counts = torch.stack((torch.full_like(found, wanted), found), 1).to(torch.int32)
+        self.guard[self._layer[layer]].index_add_(0, pages, counts)
+
+    def recall(self, pages: torch.Tensor) -> torch.Tensor:
+        """Of KV `pages` int [P], in all Full layers: int64 `[L, P, 2]` as `guard`."""
+        return self.guard[:, pages.long()].long()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Ids of the Full layers."""
+        return tuple(self._layer)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in (self.summaries, self.there, self.guard))
