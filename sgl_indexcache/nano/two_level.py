@@ -80,7 +80,7 @@ class Served(NanoModel):
         assert bias is not None
         q, k, v = parts.q, parts.k, parts.v
         length = q.shape[2]
-        out = torch.empty(*q.shape[:3], v.shape[-1])
+        out = q.new_empty(*q.shape[:3], v.shape[-1])
         for begin in range(0, length, ROWS_PER_SLICE):
             end = min(length, begin + ROWS_PER_SLICE)
             logits = torch.matmul(q[:, :, begin:end], k[:, :, :end].mT).mul_(q.shape[-1] ** -0.5)
@@ -125,7 +125,7 @@ def ceiling(counts: list[torch.Tensor], shortlist: Shortlist) -> dict[str, float
 def loss_of(model: Served, tokens: torch.Tensor) -> torch.Tensor:
     """Loss in nats of every position, float64 `[T]`, of T + 1 tokens."""
     stream, _ = model.hidden(tokens[None, :-1], True)
-    _, each = model.loss(stream, tokens[None, 1:], torch.ones(tokens.numel() - 1))
+    _, each = model.loss(stream, tokens[None, 1:], torch.ones(tokens.numel() - 1, device=tokens.device))
     return each.double()
 
 
