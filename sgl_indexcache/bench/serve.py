@@ -96,7 +96,7 @@ def run_system(
         "workload": workload.described(),
         "engine": {name: value for name, value in engine.items() if name != "model_path"},
         "settings": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith("SGL_INDEXCACHE_KERNELS")
+            name: value for name, value in sorted(os.environ.items()) if name.startswith("SGL_INDEXCACHE_")
         },
     }
     if (found := measured(folder, system.name)) is not None:
