@@ -57,7 +57,7 @@ for name, heads, queries, forced in (("32", 32, 4, 0), ("64", 64, 2, 1), ("16", 
     build(f"score-{name}", score_kernel, 4, H=heads, HP=heads, D=128, BQ=queries, BLOCK=16, FORCED=bool(forced),
           MAXIMA=True, STAGES=3, REGISTERS=False)
 for k in (256, 2048):
-    build(f"select-{k}", select_kernel, 16, N1=16384, N2=16 * k, KP=k, TILE=4096, BLOCK=16, SLOTS=True)
+    build(f"select-{k}", select_kernel, 16, N1=16384, N2=16 * k, KP=k, TILE=4096, BLOCK=16, NAMED=True)
 build("maxima", maxima_kernel, 4, N=128, BLOCK=16)
 """
 

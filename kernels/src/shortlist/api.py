@@ -8,6 +8,9 @@ from sgl_indexcache.kernels.score_select.api import score_select
 from sgl_indexcache.kernels.shortlist.kernel import summarise_kernel
 from sgl_indexcache.kernels.shortlist.reference import GROUP
 
+MOST_PAGES = 4096
+"""Pages of 262,144 tokens."""
+
 
 def summarise(
     index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, there: torch.Tensor, pages: int
@@ -53,11 +56,13 @@ def list_pages(
     q float8_e4m3fn [G, H, D] and w float32 [G, H] of the groups' first rows; packed as `summarise` gives it;
     complete int32 [G], above n and at most `most`. The first page and the last `window` are always listed.
     """
+    # One size for contexts of up to MOST_PAGES: every power of two would be another kernel to compile while serving.
+    bound = max(MOST_PAGES, triton.next_power_of_2(most))
     table = torch.arange(packed.shape[0], dtype=torch.int32, device=q.device).unsqueeze(0)
     one = torch.zeros(q.shape[0], dtype=torch.int32, device=q.device)
     score_select(
         q, w, packed, table, one, complete, n,
-        max_length=most, initial=1, local=window, budget_bytes=budget_bytes, out=out,
+        max_length=bound, initial=1, local=window, budget_bytes=budget_bytes, out=out,
     )  # fmt: skip
 
 
