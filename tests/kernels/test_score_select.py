@@ -32,17 +32,17 @@ from sgl_indexcache.kernels.score.kernel import score_kernel
 from sgl_indexcache.kernels.select.kernel import maxima_kernel, select_kernel
 
 POINTERS = dict(
-    q="*fp8e4nv", w="*fp32", index_k="*u8", page_table="*i32", request="*i32", lengths="*i32", logits="*fp32",
+    q="*fp8e4nv", w="*fp32", index_k="*u8", page_table="*i32", names="*i32", request="*i32", lengths="*i32", logits="*fp32",
     maxima="*fp32", out="*i32", scratch="*i32",
 )
 ALIGNED = {*POINTERS, "logits_stride", "maxima_stride", "out_stride", "scratch_stride"}
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 def build(name, kernel, warps, **fixed):
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in fixed else POINTERS.get(name, "i32") for name in names}
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in names if name in ALIGNED}
-    constants = {(names.index(name),): value for name, value in fixed.items()}
+    arguments = kernel.arg_names
+    signature = {name: "constexpr" if name in fixed else POINTERS.get(name, "i32") for name in arguments}
+    attributes = {(arguments.index(name),): [["tt.divisibility", 16]] for name in arguments if name in ALIGNED}
+    constants = {(arguments.index(name),): value for name, value in fixed.items()}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     folder = Path(sys.argv[1])
