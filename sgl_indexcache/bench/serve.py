@@ -95,9 +95,7 @@ def run_system(
         "model": model.described(),
         "workload": workload.described(),
         "engine": {name: value for name, value in engine.items() if name != "model_path"},
-        "settings": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith("SGL_INDEXCACHE_")
-        },
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("SGL_INDEXCACHE_")},
     }
     if (found := measured(folder, system.name)) is not None:
         if any(found[name] != header[name] for name in ("model", "workload", "engine", "pattern")):

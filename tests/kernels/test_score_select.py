@@ -32,8 +32,8 @@ from sgl_indexcache.kernels.score.kernel import score_kernel
 from sgl_indexcache.kernels.select.kernel import maxima_kernel, select_kernel
 
 POINTERS = dict(
-    q="*fp8e4nv", w="*fp32", index_k="*u8", page_table="*i32", names="*i32", request="*i32", lengths="*i32", logits="*fp32",
-    maxima="*fp32", out="*i32", scratch="*i32",
+    q="*fp8e4nv", w="*fp32", index_k="*u8", page_table="*i32", names="*i32", request="*i32", lengths="*i32",
+    logits="*fp32", maxima="*fp32", out="*i32", scratch="*i32",
 )
 ALIGNED = {*POINTERS, "logits_stride", "maxima_stride", "out_stride", "scratch_stride"}
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
