@@ -145,7 +145,7 @@ class Recorder:
         return self.ask([self.tokens(length, length)], scored_from=max(0, length - SCORED_TOKENS))
 
     def selections(self, length: int, layers: int) -> list[str]:
-        """Selections of a cold prompt's every EVERY-th row in layer 0, whose inputs no earlier selection has changed."""
+        """Selections in layer 0, whose inputs no selection has changed, of every EVERY-th row of a cold prompt."""
         from sglang.srt.managers.io_struct import GenerateReqInput
 
         request = GenerateReqInput(
