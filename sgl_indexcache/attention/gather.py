@@ -32,10 +32,12 @@ def attend(
     if width == 0:
         return out
     step = max(1, min(TILE_ELEMENTS, scratch_bytes // 4) // (width * dim))
+    # One buffer for all slices: fresh memory for each costs more page faults than the gather itself takes.
+    scratch = kv.new_empty(min(step, live) * width * dim)
     for begin in range(0, live, step):
         part = slice(begin, min(live, begin + step))
         picks = selection[part, :width].long()
         requests = rows.request[part].unsqueeze(1)
         slots = torch.where(picks < 0, -1, slot_table[requests, picks.clamp(min=0)].long())
-        out[part] = sparse_mla(q[part], kv, slots, value_dim, scale)
+        out[part] = sparse_mla(q[part], kv, slots, value_dim, scale, scratch)
     return out
