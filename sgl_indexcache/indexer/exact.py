@@ -16,11 +16,11 @@ rows of a long prefill they would be the largest tensor of the forward."""
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
 # are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
 # --sweep (docs/results/cpu-prefill.md).
-TILE_PRODUCTS = 1 << 19
-KEYS_PER_TILE = 256
+TILE_PRODUCTS = 1 << 20
+KEYS_PER_TILE = 1024
 # Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
 # the columns that only later rows see.
-ROWS_PER_SLICE = 256
+ROWS_PER_SLICE = 512
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
 # (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
