@@ -41,7 +41,7 @@ def attend(
         picks = selection[part, :width].long()
         requests = rows.request[part].unsqueeze(1)
         slots = torch.where(picks < 0, -1, slot_table[requests, picks.clamp(min=0)].long())
-        tiles = zip(out[part].split(step), q[part].split(step), slots.split(step), strict=True)
+        tiles = zip(*(torch.split(t, step) for t in (out[part], q[part], slots)), strict=True)
         for into, queries, wanted in tiles:
             into.copy_(sparse_mla(queries, kv, wanted, value_dim, scale, scratch))
     return out
