@@ -131,18 +131,19 @@ def sweep() -> dict[str, Any]:
     selector = exact.Selector(topk=64)
     results: dict[str, Any] = {"score_select": {}, "attend": {}}
     for products in (1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 22, 1 << 24):
-        for columns in (512, 1024, 2048):
+        for columns in (256, 512, 1024, 2048):
             exact.TILE_PRODUCTS, exact.KEYS_PER_TILE = products, columns
             ms = _median_ms(lambda: selector(lambda part: (q[part], gates[part]), keys, table, rows))
             results["score_select"][f"{products}x{columns}"] = ms
             print(f"score+select, {products} products, {columns} keys a tile: {ms:.1f} ms")
     picks = selector(lambda part: (q[part], gates[part]), keys, table, rows)
-    query, kv = torch.randn(tokens, 4, 96), torch.randn(tokens, 96)
-    for elements in (1 << 16, 1 << 18, 1 << 19, 1 << 20, 1 << 22, 1 << 24):
-        gather.TILE_ELEMENTS = elements
-        ms = _median_ms(lambda: gather.attend(query, kv, picks, table, rows, 64, 0.1, 1 << 28))
-        results["attend"][str(elements)] = ms
-        print(f"attend, {elements} elements a tile: {ms:.1f} ms")
+    for latent, value in ((96, 64), (576, 512)):
+        query, kv = torch.randn(tokens, 4, latent), torch.randn(tokens, latent)
+        for elements in (1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 24):
+            gather.TILE_ELEMENTS = elements
+            ms = _median_ms(lambda q=query, kv=kv, v=value: gather.attend(q, kv, picks, table, rows, v, 0.1, 1 << 28))
+            results["attend"][f"{elements} of {latent}"] = ms
+            print(f"attend, latent {latent}, {elements} elements a tile: {ms:.1f} ms")
     return {"figures": results}
 
 

@@ -7,7 +7,9 @@ from sgl_indexcache.kernels.sparse_mla import sparse_mla
 
 # Gathered keys of about this many elements at a time stay in a core's cache between the two products.
 # Chosen by kernels/benchmarks/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).
-TILE_ELEMENTS = 1 << 20
+TILE_ELEMENTS = 1 << 21
+# Slots are looked up for this many tiles together: so many small operations would take a third of a tile's time.
+TILES_AT_ONCE = 16
 
 
 def attend(
@@ -32,10 +34,14 @@ def attend(
     if width == 0:
         return out
     step = max(1, min(TILE_ELEMENTS, scratch_bytes // 4) // (width * dim))
-    for begin in range(0, live, step):
-        part = slice(begin, min(live, begin + step))
+    # One buffer for all tiles: fresh memory for each may cost more page faults than the gather itself takes.
+    scratch = kv.new_empty(min(step, live) * width * dim)
+    for begin in range(0, live, TILES_AT_ONCE * step):
+        part = slice(begin, min(live, begin + TILES_AT_ONCE * step))
         picks = selection[part, :width].long()
         requests = rows.request[part].unsqueeze(1)
         slots = torch.where(picks < 0, -1, slot_table[requests, picks.clamp(min=0)].long())
-        out[part] = sparse_mla(q[part], kv, slots, value_dim, scale)
+        tiles = zip(*(torch.split(t, step) for t in (out[part], q[part], slots)), strict=True)
+        for into, queries, wanted in tiles:
+            into.copy_(sparse_mla(queries, kv, wanted, value_dim, scale, scratch))
     return out

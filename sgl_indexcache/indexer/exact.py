@@ -16,14 +16,17 @@ rows of a long prefill they would be the largest tensor of the forward."""
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
 # are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
 # --sweep (docs/results/cpu-prefill.md).
-TILE_PRODUCTS = 1 << 19
-KEYS_PER_TILE = 256
+TILE_PRODUCTS = 1 << 20
+KEYS_PER_TILE = 1024
 # Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
 # the columns that only later rows see.
-ROWS_PER_SLICE = 256
+ROWS_PER_SLICE = 512
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
 # (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
+# Scores are computed for whole groups of this many keys: where the products' rows are not aligned, MKL sums the heads
+# of a query in an order that depends on how many queries there are (tests/indexer/test_given.py).
+KEYS_ALIGNED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ def margin(scores: torch.Tensor, selection: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num((last - left) / largest, nan=0.0, posinf=float("inf"))
 
 
+def _aligned(keys: int) -> int:
+    """The next multiple of KEYS_ALIGNED."""
+    return -(-keys // KEYS_ALIGNED) * KEYS_ALIGNED
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """How a Full layer selects: `topk` positions, of which the first `initial` and last `local` are forced.
@@ -104,8 +112,10 @@ class Selector:
                     given.margin[first : first + start] = float("inf")
             if start == span.rows or (given is not None and bool(given.known[first + start : last].all())):
                 continue
-            past = keys.index_select(0, slot_table[span.request, : span.length].long()).float()
-            step = max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * span.length)))
+            slots = slot_table[span.request, : span.length].long()
+            more = slots[-1:].expand(_aligned(span.length) - span.length)
+            past = keys.index_select(0, torch.cat([slots, more])).float()
+            step = max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * past.shape[0])))
             for begin in range(first + start, last, step):
                 end = min(last, begin + step)
                 lengths = rows.length[begin:end]
@@ -117,7 +127,7 @@ class Selector:
                 elif not given.known[begin:end].all():
                     # All rows are projected, so that the products have the shape that they have without `given`.
                     q, gates = queries(slice(begin, end))
-                    wanted = self._wanted(given.known[begin:end], q.shape[1], int(lengths.max()))
+                    wanted = self._wanted(given.known[begin:end], q.shape[1], _aligned(int(lengths.max())))
                     given.known[begin:end] = ~wanted
                     picked = wanted.nonzero().squeeze(1)
                     scores = self._scores(q, gates, past, lengths, picked)
@@ -145,17 +155,18 @@ class Selector:
         lengths: torch.Tensor,
         picked: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Scores `[R, S]` of R rows of one request; columns past a row's length hold anything finite.
+        """Scores `[R, S]` of R rows of one request over `keys [_aligned(length), D]`; S is aligned too.
 
+        Columns past a row's length hold anything finite.
         With `picked`, ascending rows int64 [P], scores `[P, S]` of those alone, in the tiles of all R.
         """
         count, heads, _ = q.shape
-        width = int(lengths.max())
+        width = _aligned(int(lengths.max()))
         columns = min(width, KEYS_PER_TILE)
         step = self._rows_per_tile(heads, width)
         scratch = torch.empty(min(step, count) * heads * columns)
         starts = range(0, count, step)
-        reaches = [int(lengths[begin : begin + step].max()) for begin in starts]
+        reaches = [_aligned(int(lengths[begin : begin + step].max())) for begin in starts]
         edges = [*starts, count]
         if picked is not None:
             edges = torch.searchsorted(picked, torch.tensor(edges)).tolist()

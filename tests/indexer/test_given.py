@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from sgl_indexcache.indexer.exact import LEAST_PRODUCTS, Given, Selector, margin
+from sgl_indexcache.indexer import exact
+from sgl_indexcache.indexer.exact import KEYS_ALIGNED, LEAST_PRODUCTS, Given, Selector, margin
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.kernels.score import score
+from sgl_indexcache.kernels.select import select
 
 HEADS, DIM, TOPK = 16, 32, 24
 
@@ -70,14 +72,38 @@ def test_a_tile_with_few_rows_left_is_scored_whole(problem: tuple) -> None:
     assert int((~given.known[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
 
 
+@pytest.mark.parametrize("keys", [KEYS_ALIGNED, 3 * KEYS_ALIGNED, 256])
+@pytest.mark.parametrize("heads", [HEADS, 32, 64])
 @pytest.mark.parametrize("rows", [4, 5, 31, 63])
-def test_a_score_does_not_depend_on_the_rows_beside_it(rows: int) -> None:
-    """What LEAST_PRODUCTS relies on, of the BLAS that torch has here."""
+def test_a_score_does_not_depend_on_the_rows_beside_it(rows: int, heads: int, keys: int) -> None:
+    """What LEAST_PRODUCTS and KEYS_ALIGNED rely on, of the libraries that torch multiplies with here."""
     torch.manual_seed(rows)
-    q, gates, keys = torch.randn(64, HEADS, DIM), torch.randn(64, HEADS), torch.randn(256, DIM)
+    q, gates, past = torch.randn(64, heads, DIM), torch.randn(64, heads), torch.randn(keys, DIM)
     picked = torch.randperm(64)[:rows].sort().values
-    assert rows * HEADS >= LEAST_PRODUCTS
-    assert torch.equal(score(q, keys, gates)[picked], score(q[picked], keys, gates[picked]))
+    assert rows * heads >= LEAST_PRODUCTS
+    assert torch.equal(score(q, past, gates)[picked], score(q[picked], past, gates[picked]))
+
+
+def test_scores_are_those_without_given_to_the_bit(problem: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, q, gates, keys, table = problem
+    scored: dict[int, torch.Tensor] = {}
+
+    def spy(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
+        picks = select(scores, lengths, k)
+        scored.update((length, row[:length]) for row, length in zip(scores, lengths.tolist(), strict=True))
+        return picks
+
+    monkeypatch.setattr(exact, "select", spy)
+    # Slices that end at every residue, so that no width is aligned by luck.
+    monkeypatch.setattr(exact, "ROWS_PER_SLICE", 37)
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows)
+    plain = dict(scored)
+    scored.clear()
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given_of(333, [*range(0, 300, 3)]))
+    # Longer than any other request: rows of the first one, of which every third is known.
+    long = [length for length in scored if length > 100]
+    assert len(long) >= 200
+    assert all(torch.equal(scored[length], plain[length]) for length in long)
 
 
 def test_margin() -> None:

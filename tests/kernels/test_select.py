@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.select.reference import BLOCK, LEAST_BLOCKS
 
 
 def by_sorting(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
@@ -37,6 +38,18 @@ def test_odd_sizes(width: int, k: int) -> None:
     lengths = torch.tensor([width, max(0, width - 1), min(1, width)])
     expected = by_sorting(scores, lengths, k)
     assert torch.equal(select(scores.clone(), lengths, k), expected)
+
+
+@pytest.mark.parametrize("width", [96, 97, 383, 1000])
+@pytest.mark.parametrize("values", [2, 30, 10**6])
+def test_wide_rows_and_ties(width: int, values: int) -> None:
+    """Wide enough for the search by block maxima."""
+    torch.manual_seed(width + values)
+    scores = torch.randint(values, (8, width)).float()
+    scores[:2, 5:9] = float("inf")
+    lengths = torch.tensor([width, width - 1, width // 2, 9, 7, 1, 0, width])
+    assert width // BLOCK >= LEAST_BLOCKS * (7 + 1)
+    assert torch.equal(select(scores.clone(), lengths, 7), by_sorting(scores, lengths, 7))
 
 
 def test_all_equal_scores_select_the_lowest_positions() -> None:

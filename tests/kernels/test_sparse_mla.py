@@ -41,3 +41,11 @@ def test_padding_may_stand_anywhere() -> None:
     front = sparse_mla(q, kv, torch.tensor([[3, 1, -1, -1]]), 2, 1.0)
     mixed = sparse_mla(q, kv, torch.tensor([[-1, 3, -1, 1]]), 2, 1.0)
     torch.testing.assert_close(front, mixed)
+
+
+def test_scratch_is_used_and_its_old_content_is_not() -> None:
+    q, kv, slots = torch.randn(2, 3, 4), torch.randn(5, 4), torch.tensor([[-1, 2, 0], [3, -1, -1]])
+    scratch = torch.full((2 * 3 * 4 + 7,), float("nan"))
+    assert torch.equal(sparse_mla(q, kv, slots, 2, 0.5, scratch), sparse_mla(q, kv, slots, 2, 0.5))
+    assert not scratch[:24].isnan().any()
+    assert scratch[24:].isnan().all()
