@@ -102,7 +102,8 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
             if self.snapshots is not None:
                 self.snapshots.prepare(requests.tolist(), new)
             if self.two_level is not None:
-                self.two_level.pages.take(forward_batch.positions[: len(lengths)], forward_batch.out_cache_loc)
+                rows = len(lengths)  # what SGLang pads a forward with comes after them
+                self.two_level.pages.take(forward_batch.positions[:rows], forward_batch.out_cache_loc[:rows])
                 if not self.use_mha:
                     self.two_level.begin(
                         requests.tolist(), new, self.forward_metadata.real_page_table, asked=bool(forward_batch.rids)
@@ -135,7 +136,7 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
     def _take_decoded(self, forward_batch: Any, lengths: RowLengths) -> None:
         """Pages that this decode step begins lose their records; one step in 64 of a request begins one."""
         if self.two_level is not None and lengths.begin_page(PAGE):
-            slots = forward_batch.out_cache_loc
+            slots = forward_batch.out_cache_loc[: len(lengths)]
             self.two_level.pages.take(forward_batch.seq_lens[: len(slots)] - 1, slots)
 
     def set_dsa_prefill_impl(self, forward_batch: "ForwardBatch | None" = None) -> None:

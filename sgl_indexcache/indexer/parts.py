@@ -85,7 +85,7 @@ def lay_out(
     """The rows at positions start to end of a request, the first of them row `first` of the forward."""
     exact: list[Plain] = []
     parts: list[Part] = []
-    # Reading one row's keys costs less than choosing among them.
+    # Choosing among one row's keys saves too little.
     begin = start if end - start > 1 else end
     while begin < end and shortlist.lists_all(begin // PAGE, topk):
         begin = min(end, (begin // PAGE + 1) * PAGE)

@@ -27,10 +27,12 @@ class Shortlist:
 
     size     int: keys; float in (0, 1]: fraction of the complete pages before the row
     window   pages just before the row's own that are always in
+    most     pages that a list may hold at most, whatever its size; enough for topk keys and what is forced
     """
 
     size: int | float
     window: int = 1
+    most: int = 1 << 30
 
     def pages(self, complete: int, topk: int) -> int:
         """Pages listed for a row with `complete` pages before its own; at least what holds topk keys and is forced."""
@@ -43,7 +45,7 @@ class Shortlist:
         # In steps, so that the rows of a forward list few different numbers of pages.
         step = max(1, least // STEPS)
         wanted = -(-wanted // step) * step
-        return min(complete, max(wanted, least, self.window + 1 + VOTED))
+        return min(complete, self.most, max(wanted, least, self.window + 1 + VOTED))
 
     def lists_all(self, complete: int, topk: int) -> bool:
         """Whether such a row's shortlist is its whole context."""

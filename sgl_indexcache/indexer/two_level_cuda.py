@@ -4,7 +4,7 @@
 device. What two_level.py does page by page is done here for all rows of a request at once, so the guard judges a
 context once a forward, by the pages before it, and digests do not vote (store/device_pages.py).
 
-A single row is scored exactly, as in decode: reading one row's keys costs less than choosing among them
+A single row is scored exactly, as in decode: choosing among one row's keys saves too little for an approximation
 (docs/results/store.md).
 """
 

@@ -40,7 +40,7 @@ class Scoring(_Section):
         description=(
             "Size of a query's shortlist in two_level: a number of keys (an integer, at least the model's index_topk), "
             "or a fraction of the pages before the query (a number with a decimal point, up to 1.0), but never fewer "
-            "keys than four times index_topk."
+            "keys than four times index_topk, and on CUDA never more than 131,072."
         ),
     )
     window_pages: int = Field(

@@ -58,6 +58,7 @@ def _ragged(
         return snapshots.read(layer_id, backend.terms(metadata), out)
     if listed:
         terms = backend.terms(metadata)
+        backend.kernels["prefill", "indexer"] = "two_level"
         two_level.select(layer_id, given, form=terms.form, offsets=terms.offsets, out=out)
         selection = out
     elif ours:

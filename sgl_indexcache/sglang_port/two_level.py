@@ -1,6 +1,7 @@
 """Two-level scoring in a server: what it cannot be served with, and its memory, taken before the first forward."""
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sgl_indexcache.kernels.shortlist import PAGE
@@ -52,11 +53,7 @@ def check(args: Any, scoring: Scoring, device: Device, config: Any) -> None:
 def build(
     model_runner: "ModelRunner", pattern: Pattern, settings: Settings, device: Device
 ) -> "TwoLevel | TwoLevelCuda | None":
-    """Two-level scoring of this scheduler; None when scoring is exact.
-
-    Raises:
-        RefusedError: what it needs on the device is not there.
-    """
+    """Two-level scoring of this scheduler; None when scoring is exact."""
     if settings.scoring.mode != "two_level":
         return None
     make = _on_cuda if device == "cuda" else _on_cpu
@@ -71,18 +68,18 @@ def build(
 
 def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevelCuda, int]":
     """And the bytes of a page's record."""
-    from sgl_indexcache.attention.choice import have_ours
     from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+    from sgl_indexcache.kernels.select.api import MOST_CHOSEN
     from sgl_indexcache.store.device_pages import DevicePages, page_bytes
 
-    if not have_ours():
-        raise RefusedError(f"scoring.mode: two_level needs Triton: install it, {_EXACT}")
     pool: Any = model_runner.token_to_kv_pool
     index_k = pool.get_index_k_with_scale_buffer(pattern.full_layers[0])
     pages = DevicePages(pattern.full_layers, index_k.shape[0], pool.index_head_dim, index_k.device)
     topk = model_runner.model_config.hf_text_config.index_topk
     budget_bytes = settings.kernels.scratch_mib << 20
-    return TwoLevelCuda(pages, *_parts(settings), topk, budget_bytes), page_bytes(pages.dim)
+    shortlist, guard = _parts(settings)
+    shortlist = replace(shortlist, most=MOST_CHOSEN)
+    return TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes), page_bytes(pages.dim)
 
 
 def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevel, int]":

@@ -124,6 +124,76 @@ def test_dense_prefill_only_where_fa3_has_kernels(
     assert not _fa3_takes(80, 16)
 
 
+class FakeTwoLevel:
+    """Notes what the backend tells it."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[list[int], list[int]]] = []
+        self.begun: list[Any] = []
+        self.pages = SimpleNamespace(take=lambda at, slots: self.taken.append((at.tolist(), slots.tolist())))
+
+    def clear(self) -> None:
+        self.begun.append(None)
+
+    def begin(self, lengths: list[int], new: list[int], page_table: Any, *, asked: bool) -> None:
+        self.begun.append((lengths, new, asked))
+
+
+def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCacheHopperBackend) -> None:
+    told = FakeTwoLevel()
+    backend.two_level = told  # type: ignore[assignment]
+    backend.forward_metadata = SimpleNamespace(real_page_table=None)
+    positions, slots = torch.tensor([126, 127, 128, 0, 0]), torch.tensor([190, 191, 640, 0, 0])
+    prefill = batch(ForwardMode.EXTEND, [129], [3], positions=positions, out_cache_loc=slots)
+    backend.init_forward_metadata(prefill)
+    assert told.taken == [([126, 127, 128], [190, 191, 640])], "rows of padding come last and are left out"
+    assert told.begun == [None, ([129], [3], True)]
+    backend.use_mha = True
+    backend.init_forward_metadata(prefill)
+    assert told.begun[2:] == [None], "dense prefill selects nothing, but takes pages"
+    assert len(told.taken) == 2
+    backend.use_mha = False
+    for graph in (False, True):
+        call = backend.init_forward_metadata_out_graph if graph else backend.init_forward_metadata
+        call(batch(ForwardMode.DECODE, [130, 64], out_cache_loc=torch.tensor([641, 127]), num_padding=0))
+        assert len(told.taken) == 2 + graph, "no page begins"
+        call(batch(ForwardMode.DECODE, [131, 65], out_cache_loc=torch.tensor([642, 704]), num_padding=0))
+        assert told.taken[-1] == ([130, 64], [642, 704])
+    assert told.begun[3:] == [None] * 4
+    backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [1]), in_capture=True)
+    assert len(told.taken) == 4, "a capture writes nothing"
+
+
+@pytest.mark.parametrize(("lists", "shortlists"), [(True, True), (True, False), (False, False)])
+def test_a_prefill_is_shortlisted_watched_or_left_alone(
+    lists: bool, shortlists: bool, backend: IndexCacheHopperBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    backend.two_level = SimpleNamespace(  # type: ignore[assignment]
+        lists=lists,
+        shortlists=lambda layer: shortlists,
+        select=lambda layer, given, *, form, offsets, out: calls.append(f"select {form}"),
+        watch=lambda layer, given: calls.append("watch"),
+    )
+    monkeypatch.setattr(runtime.current, "backend", backend)
+    monkeypatch.setattr(cuda_indexer, "_index_k", lambda indexer, layer: torch.zeros(1))
+    monkeypatch.setattr(IndexCacheHopperBackend, "inputs", lambda self, *arguments: "inputs")
+    monkeypatch.setattr(
+        IndexCacheHopperBackend, "terms", staticmethod(lambda metadata: SimpleNamespace(form="slots", offsets=None))
+    )
+
+    def sglangs(*arguments: Any) -> str:
+        calls.append("sglang")
+        return "theirs"
+
+    out = torch.zeros(3, K)
+    found = cuda_indexer._ragged(sglangs, None, False, None, 0, torch.zeros(3, 2, 4), None, None, out)
+    expected = ["select slots"] if shortlists else [*(["watch"] if lists else []), "sglang"]
+    assert calls == expected
+    assert found is out if shortlists else found == "theirs"
+    assert backend.kernels["prefill", "indexer"] == ("two_level" if shortlists else "sglang")
+
+
 @pytest.mark.parametrize(("lengths", "new"), [([5], [5]), ([5, 9], [2, 1]), ([], [])])
 def test_row_lengths(lengths: list[int], new: list[int]) -> None:
     rows = RowLengths.extend(torch.tensor(lengths), new)

@@ -138,6 +138,14 @@ def test_equals_the_definition(shortlist: Shortlist) -> None:
     assert work.keys_seen == LENGTH * (LENGTH + 1) // 2
 
 
+def test_lists_have_an_upper_bound_on_cuda() -> None:
+    shortlist = Shortlist(1.0, most=6)
+    assert [shortlist.pages(complete, TOPK) for complete in (3, 6, 7, 1 << 20)] == [3, 6, 6, 6]
+    assert not shortlist.lists_all(7, TOPK)
+    context = Context(shortlist)
+    assert torch.equal(context.run([LENGTH]), context.defined(shortlist))
+
+
 def test_chunks_and_other_pages_change_nothing() -> None:
     context = Context()
     whole = context.run([LENGTH])

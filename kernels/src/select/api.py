@@ -9,6 +9,8 @@ PAGE = 64
 BLOCK = 16
 MOST_AT_ONCE = 32768
 """Numbers of a program's registers: 64 a thread of 16 warps."""
+MOST_CHOSEN = MOST_AT_ONCE // BLOCK
+"""The largest k."""
 WARPS = 16
 TILE = 4096
 """Numbers that are placed at a time."""
@@ -37,8 +39,8 @@ def select(
     Never waits for the device. Raises ValueError for other k or dtypes.
     """
     rows, width = logits.shape
-    if not 1 <= k <= MOST_AT_ONCE // BLOCK:
-        raise ValueError(f"k must be 1 to {MOST_AT_ONCE // BLOCK}, not {k}")
+    if not 1 <= k <= MOST_CHOSEN:
+        raise ValueError(f"k must be 1 to {MOST_CHOSEN}, not {k}")
     if logits.dtype != torch.float32 or lengths.dtype != torch.int32:
         raise ValueError(f"logits must be float32 and lengths int32, not {logits.dtype} and {lengths.dtype}")
     if out is None:
