@@ -1,6 +1,7 @@
-"""Environment of every test, set before the first `import sglang`."""
+"""Environment of every test, set before the first `import sglang`; no test is timed."""
 
 import os
+from importlib.util import find_spec
 
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,3 +9,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two engines side by side on two cores: threads that spin for one another cost more than they give.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if find_spec("hypothesis"):  # a machine that runs tests/gpu alone may lack it
+    from hypothesis import HealthCheck, settings
+
+    # A busy machine is no defect.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")

@@ -25,7 +25,7 @@ from sgl_indexcache.loadtest.report.fail_if import parse_condition
 from sgl_indexcache.loadtest.units import parse_quantity, parse_seconds
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.floats(0, 100))
 def test_few_values_give_exact_percentiles(values: list[float], percent: float) -> None:
     histogram = Histogram()
@@ -131,7 +131,7 @@ def test_shapes() -> None:
             levels(**bad)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.1, 50), st.floats(1, 20), st.floats(0.5, 100), st.integers(0, 100))
 def test_poisson_arrivals_are_ordered_and_have_their_rate(low: float, rise: float, ramp: float, seed: int) -> None:
     level = Level("open", low, low * rise, ramp)
@@ -187,7 +187,7 @@ def test_a_timeline_stays_bounded() -> None:
     assert max(found["in_flight"]) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([b'{"a": 1}', b"[DONE]", b"", b"x" * 50]), max_size=6), st.data())
 def test_events_come_out_however_the_stream_is_cut(payloads: list[bytes], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from([b"\n", b"\r\n"]))

@@ -85,7 +85,7 @@ def test_files_that_are_no_traces(tmp_path: Path) -> None:
 NUMBERS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5), st.integers(0, 3000))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.one_of(
@@ -118,7 +118,7 @@ def test_any_file_is_either_refused_in_one_sentence_or_whole(
     assert all(session.start_s is not None and session.start_s >= 0 for session in sessions)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 10**6), st.integers(1, 4000), st.integers(1, 500), st.integers(0, 3)),

@@ -132,7 +132,7 @@ def test_the_digest_is_of_what_is_sent() -> None:
     assert one.digest() != load_workload("demo", ["turns=5"]).digest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.floats(1, 1e5), st.floats(1.2, 50))
 def test_lognormal_keeps_median_tail_and_bound(seed: int, median: float, spread: float) -> None:
     shape = {"median": median, "p90": median * spread, "max": median * spread * 3}

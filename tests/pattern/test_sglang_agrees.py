@@ -10,7 +10,7 @@ from typing import Any
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sglang.srt.configs import model_config
 
@@ -32,7 +32,6 @@ def letters_in_sglang(config: SimpleNamespace) -> str:
     return "".join("S" if model_config.dsa_layer_skips_topk(config, layer) else "F" for layer in layers)
 
 
-@settings(deadline=None)
 @given(counts, numbers, st.none() | numbers)
 def test_uniform(layers: int, freq: int, offset: int | None) -> None:
     config = config_of(layers, index_topk_freq=freq, index_skip_topk_offset=offset)
@@ -40,7 +39,6 @@ def test_uniform(layers: int, freq: int, offset: int | None) -> None:
     assert str(Pattern.of_config(config)) == letters_in_sglang(config)
 
 
-@settings(deadline=None)
 @given(
     counts,
     st.fixed_dictionaries(

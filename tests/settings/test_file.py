@@ -176,7 +176,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 yaml_like = st.text(st.sampled_from("abF1/:-?!&*#|>%@`\"'[]{},= \n\t\u00e9\x00"), max_size=40)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(yaml_like | st.binary(max_size=30))
 def test_any_text_is_read_or_refused(tmp_path: Path, text: str | bytes) -> None:
     message = ""

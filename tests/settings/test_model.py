@@ -68,7 +68,7 @@ def test_frozen() -> None:
         Settings().enabled = False
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_settings)
 def test_dump_and_load(tmp_path: Path, found: Settings) -> None:
     path = tmp_path / "settings.yaml"

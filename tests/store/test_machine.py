@@ -111,9 +111,7 @@ class TwinMachine(Machine):
         self.texts = [[1] * 9, [0, 1] * 9, [0] * 26]
 
 
-SETTINGS = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+SETTINGS = settings(max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck), derandomize=True)
 TestMachine = Machine.TestCase
 TestMachine.settings = SETTINGS
 TestTwinMachine = TwinMachine.TestCase
