@@ -161,6 +161,38 @@ def test_select_equals_the_reference(width: int, k: int) -> None:
     assert torch.equal(select(given, lengths, k), select_reference(scores, lengths, k))
 
 
+def _spread(name: str, rows: int, width: int) -> torch.Tensor:
+    """Scores that are hard to interpolate."""
+    random = torch.Generator().manual_seed(5)
+    normal = torch.randn(rows, width, generator=random)
+    if name == "infinite":
+        normal[:, ::7] = float("inf")
+    if name == "huge":
+        normal *= 1e38
+    if name == "tiny":
+        normal *= 1e-42
+    if name == "over all exponents":
+        normal = normal.sign() * torch.exp2(120 * torch.rand(rows, width, generator=random) - 60)
+    if name == "one far above":
+        normal[:, 5] = 3e38
+    if name == "two values":
+        normal = (normal > 1.0).float() - 0.5
+    if name == "zeros of both signs":
+        normal = torch.where(normal.abs() < 2.0, 0.0 * normal, normal)
+    return normal
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["infinite", "huge", "tiny", "over all exponents", "one far above", "two values", "zeros of both signs"],
+)
+@pytest.mark.parametrize(("width", "k"), [(1500, 3), (700, 200)])
+def test_select_of_any_distribution(name: str, width: int, k: int) -> None:
+    scores = _spread(name, 3, width)
+    lengths = torch.tensor([width, width - 13, k + 1], dtype=torch.int32)
+    assert torch.equal(select(scores, lengths, k), select_reference(scores.clone(), lengths, k))
+
+
 def test_select_of_a_row_in_several_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows whose maxima do not fit at once; on a GPU those beyond half a million keys."""
     from sgl_indexcache.kernels.select import api as module

@@ -81,7 +81,10 @@ def _score_pages(  # type: ignore[no-untyped-def]
             tl.store(tops[None, :] + block[:, None], top, mask=valid[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "table_stride", "chunk_pages", "least", "initial", "local"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+    do_not_specialize=["rows", "table_stride", "maxima_stride", "chunk_pages", "least", "initial", "local"],
+    do_not_specialize_on_alignment=["page_table", "request", "lengths"],
+)
 def score_kernel(  # type: ignore[no-untyped-def]
     q, w, index_k, page_table, request, lengths, logits, maxima,
     rows, table_stride, logits_stride, maxima_stride, chunk_pages, least, initial, local,

@@ -13,7 +13,9 @@ MOST_CHOSEN = MOST_AT_ONCE // BLOCK
 """The largest k."""
 WARPS = 16
 TILE = 4096
-"""Numbers that are placed at a time."""
+"""Numbers that are placed at a time, of blocks and of the keys of chosen blocks."""
+WHOLE_TILE = 8192
+"""Numbers that are placed at a time of rows that are read whole."""
 
 
 def select(
@@ -59,16 +61,18 @@ def select(
             logits, lengths, maxima, logits.stride(0), maxima.stride(0), blocks, N=128, BLOCK=BLOCK
         )
     wide = triton.next_power_of_2(k)
-    listed = torch.empty(rows, k if blocks > k else 0, dtype=torch.int32, device=logits.device)
+    lists = blocks > k
+    listed = torch.empty(rows, wide if lists else 0, dtype=torch.int32, device=logits.device)
     # A row of few blocks is read whole.
-    scores = wide * BLOCK if blocks > k else min(wide, triton.next_power_of_2(blocks)) * BLOCK
+    scores = (wide if lists else min(wide, triton.next_power_of_2(blocks))) * BLOCK
     held = min(MOST_AT_ONCE, max(2 * wide, triton.next_power_of_2(blocks)))
     select_kernel[(rows,)](
         logits, logits if maxima is None else maxima, lengths,
         lengths if names is None else names, lengths if request is None else request, out, listed,
         logits.stride(0), 0 if maxima is None else maxima.stride(0),
-        0 if names is None else names.stride(0), out.stride(0), listed.stride(0), k,
-        N1=held, N2=scores, KP=wide, TILE=min(TILE, held, scores), BLOCK=BLOCK,
-        NAMED=names is not None, num_warps=warps,
+        0 if names is None else names.stride(0), out.stride(0), k,
+        N1=held if lists else 1, N2=scores, KP=wide, TILE1=min(TILE, held) if lists else 1,
+        TILE2=min(TILE if lists else WHOLE_TILE, scores), BLOCK=BLOCK,
+        LISTS=lists, NAMED=names is not None, WARPS=warps, num_warps=warps,
     )  # fmt: skip
     return out

@@ -4,143 +4,136 @@ Let blocks be ordered as keys are, by (maximum descending, position ascending). 
 one of the k best blocks: a key of any other block has at least k keys before it in the order, one from each of them.
 So two selections, of S / BLOCK maxima and of k * BLOCK scores, stand for one of S, and the row is read in part.
 
-Each is a bisection of the value by counting, over numbers that stay in registers; no atomics. It ends as soon as
-exactly k numbers are above the bound; else the bound is the k-th number, and its first equals fill the rest.
+Each is a search of the k-th score (bound.py) by counting, over scores that stay in registers; no atomics. It ends as
+soon as exactly k numbers are above the bound; else the bound is the k-th score, and its first equals fill the rest.
+
+Scores are tensors [R, W, C] in row-major order: C for the lanes of a warp, W for the warps, and R stays within a thread.
 """
 
 import triton
 import triton.language as tl
 
+from sgl_indexcache.kernels.select.bound import bound
+
 PAGE = tl.constexpr(64)
-NONE = tl.constexpr(-(2**31))
-"""Below every score's number: no candidate."""
-MOST = tl.constexpr(2**31 - 1)
+LANES = tl.constexpr(128)
+"""Numbers that the lanes of a warp read at a time, 16 bytes each."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _ordered(score):  # type: ignore[no-untyped-def]
-    """int32 in the order of float32 scores; the two zeros are equal."""
-    bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def _shaped(x, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[R, W, C] of [N], N a power of two."""
+    c: tl.constexpr = min(x.shape[0], LANES)
+    w: tl.constexpr = min(WARPS, x.shape[0] // c)
+    return tl.reshape(x, (x.shape[0] // (c * w), w, c))
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _bound(numbers, need, floor):  # type: ignore[no-untyped-def]
-    """(low, least, room) of numbers int32 [N], at least `need` of them at least floor and not NONE: chosen are all that
-    are at least `least`, and the first `room` that equal `low`."""
-    low = tl.maximum(tl.min(tl.where(numbers == NONE, MOST, numbers), 0), floor)
-    high = tl.max(numbers, 0) + 1
-    at_low = tl.sum((numbers >= low).to(tl.int32), 0)
-    at_high = 0
-    # at_low = count(>= low) >= need > at_high = count(>= high)
-    while (at_low != need) & (low + 1 < high):
-        middle = (low & high) + ((low ^ high) >> 1)
-        count = tl.sum((numbers >= middle).to(tl.int32), 0)
-        enough = count >= need
-        low = tl.where(enough, middle, low)
-        at_low = tl.where(enough, count, at_low)
-        high = tl.where(enough, high, middle)
-        at_high = tl.where(enough, at_high, count)
-    clean = at_low == need
-    return low, tl.where(clean, low, high), tl.where(clean, 0, need - at_high)
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _place(numbers, low, least, room, above, equal):  # type: ignore[no-untyped-def]
-    """Of the next numbers in position order: whether each is chosen and where it goes, then `above` and `equal`, the
-    counts so far of numbers of at least `least` and of numbers that equal `low` below it."""
-    is_above = (numbers >= least).to(tl.int32)
-    is_equal = ((numbers == low) & (low < least)).to(tl.int32)
-    # Both counts in one scan: fewer than 2^16 each.
-    upto = tl.cumsum(is_above + (is_equal << 16), 0)
-    aboves = above + (upto & 0xFFFF) - is_above
-    equals = equal + ((upto >> 16) & 0xFFFF) - is_equal
+def _place(scores, low, least, room, above, equal):  # type: ignore[no-untyped-def]
+    """Where each of the next scores [R, W, C] goes, int64 [R * W * C], -1 if it is not chosen; then `above` and `equal`,
+    the counts so far of scores of at least `least` and of scores that equal `low` below it."""
+    is_above = (scores >= least).to(tl.int32)
+    is_equal = ((scores == low) & (room > 0)).to(tl.int32)
+    # Both counts in one: fewer than 2^16 each.
+    both = is_above + (is_equal << 16)
+    piece = tl.ravel(tl.sum(both, 2))
+    before = tl.reshape(tl.cumsum(piece, 0) - piece, (scores.shape[0], scores.shape[1]))
+    upto = tl.cumsum(both, 2) - both + before[:, :, None]
+    equals = equal + (upto >> 16)
     chosen = (is_above > 0) | ((is_equal > 0) & (equals < room))
-    return (
-        chosen, aboves + tl.minimum(equals, room), above + tl.sum(is_above, 0), equal + tl.sum(is_equal, 0)
-    )  # fmt: skip
+    place = tl.where(chosen, above + (upto & 0xFFFF) + tl.minimum(equals, room), -1)
+    all = tl.sum(piece, 0)
+    # Of 64 bits, so that the compiler hands it to the threads that store as 32 bits, before it is address and mask.
+    return tl.ravel(place).to(tl.int64), above + (all & 0xFFFF), equal + (all >> 16)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _maxima_of(entry, maxima, out, held, begin, blocks):  # type: ignore[no-untyped-def]
-    """Blocks of entries, and their maxima as numbers: `held` blocks that `out` lists, then those from `begin` on."""
+    """Blocks of entries, and their maxima: `held` blocks that `out` lists, then those from `begin` on."""
     block = tl.where(entry < held, tl.load(out + entry, mask=entry < held, other=0), begin + entry - held)
-    there = block < blocks
-    return block, tl.where(there, _ordered(tl.load(maxima + block, mask=there, other=0.0)), NONE)
+    return block, tl.load(maxima + block, mask=block < blocks, other=float("-inf"))
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Positions of entries, and their scores as numbers: the keys of the blocks that `out` lists, or of all."""
-    block = entry // BLOCK
-    block = tl.where(listed, tl.load(out + block, mask=listed & (block < k), other=0), block)
-    position = block * BLOCK + entry % BLOCK
-    there = (entry < k * BLOCK) & (position < n)
-    return position, tl.where(there, _ordered(tl.load(logits + position, mask=there, other=0.0)), NONE)
+def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr, LISTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Positions of entries, and their scores: the keys of the blocks that `out` lists, or of all."""
+    position = entry
+    there = entry < n
+    if LISTS:
+        block = entry // BLOCK
+        block = tl.where(listed, tl.load(out + block, mask=listed & (block < k), other=0), block)
+        position = block * BLOCK + entry % BLOCK
+        there = (entry < k * BLOCK) & (position < n)
+    return position, tl.load(logits + position, mask=there, other=float("-inf"))
 
 
-@triton.jit(do_not_specialize=["names_stride", "k"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+    do_not_specialize=["maxima_stride", "names_stride", "out_stride", "k"],
+    do_not_specialize_on_alignment=["lengths", "names", "request", "out"],
+)
 def select_kernel(  # type: ignore[no-untyped-def]
     logits, maxima, lengths, names, request, out, scratch,
-    logits_stride, maxima_stride, names_stride, out_stride, scratch_stride, k,
-    N1: tl.constexpr, N2: tl.constexpr, KP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-    NAMED: tl.constexpr,
+    logits_stride, maxima_stride, names_stride, out_stride, k,
+    N1: tl.constexpr, N2: tl.constexpr, KP: tl.constexpr, TILE1: tl.constexpr, TILE2: tl.constexpr,
+    BLOCK: tl.constexpr, LISTS: tl.constexpr, NAMED: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """Program t: row t. N1 > k maxima at a time, N2 scores (k * BLOCK or the whole row), KP >= k; powers of two.
 
-    Numbers are held in registers while the bound is sought, and read once more, TILE at a time, to be placed.
-    scratch int32 [T, k] holds the best blocks so far, in ascending order.
+    Scores are held in registers while the bound is sought, and read once more, a TILE at a time, to be placed.
+    scratch int32 [T, KP] holds the best blocks so far, in ascending order; without LISTS every row is read whole.
     """
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(lengths + row)
     logits += row * logits_stride
     maxima += row * maxima_stride
     out += row * out_stride
-    scratch += row * scratch_stride
-    if NAMED:
-        names += tl.load(request + row).to(tl.int64) * names_stride
+    scratch += row * KP
+    every = tl.arange(0, KP)
     if n <= k:
-        every = tl.arange(0, KP)
-        value = every
-        if NAMED:
-            value = tl.load(names + every // PAGE, mask=every < n, other=0) * PAGE + every % PAGE
-        tl.store(out + every, tl.where(every < n, value, -1), mask=every < k)
+        tl.store(out + every, tl.where(every < n, every, -1), mask=every < k)
     else:
         blocks = (n + BLOCK - 1) // BLOCK
         listed = blocks > k
-        floor = k * 0 + NONE
-        if listed:
-            # Maxima that do not fit come in several rounds, each with the best of those before it.
-            held = 0
-            begin = 0
-            while begin < blocks:
-                _, tops = _maxima_of(tl.arange(0, N1), maxima, scratch, held, begin, blocks)
-                low, least, room = _bound(tops, k, floor)
-                above = 0
-                equal = 0
-                for first in range(0, tl.minimum(N1, blocks - begin + held), TILE):
-                    block, top = _maxima_of(first + tl.arange(0, TILE), maxima, scratch, held, begin, blocks)
-                    top = tl.where(first + tl.arange(0, TILE) < N1, top, NONE)
-                    keep, place, above, equal = _place(top, low, least, room, above, equal)
-                    # What a tile writes lies before what the next one reads.
+        floor = k * 0.0 - float("inf")
+        if LISTS:
+            if listed:
+                # Maxima that do not fit come in several rounds, each with the best of those before it.
+                held = 0
+                begin = 0
+                while begin < blocks:
+                    _, tops = _maxima_of(tl.arange(0, N1), maxima, scratch, held, begin, blocks)
+                    low, least, room = bound(_shaped(tops, WARPS), k, floor)
+                    above = 0
+                    equal = 0
+                    for first in range(0, tl.minimum(N1, blocks - begin + held), TILE1):
+                        entry = first + tl.arange(0, TILE1)
+                        block, top = _maxima_of(entry, maxima, scratch, held, begin, blocks)
+                        top = tl.where(entry < N1, top, float("-inf"))
+                        place, above, equal = _place(_shaped(top, WARPS), low, least, room, above, equal)
+                        # What a tile writes lies before what the next one reads.
+                        tl.debug_barrier()
+                        tl.store(scratch + place, block, mask=place >= 0)
                     tl.debug_barrier()
-                    tl.store(scratch + place, block, mask=keep)
-                tl.debug_barrier()
-                begin += N1 - held
-                held = k
-                # The k best blocks have a key each that is no worse than the k-th of their maxima.
-                floor = low
-        _, scores = _scores_of(tl.arange(0, N2), logits, scratch, n, k, listed, BLOCK)
-        low, least, room = _bound(scores, k, floor)
+                    begin += N1 - held
+                    held = k
+                    # The k best blocks have a key each that is no worse than the k-th of their maxima.
+                    floor = low
+        _, scores = _scores_of(tl.arange(0, N2), logits, scratch, n, k, listed, BLOCK, LISTS)
+        low, least, room = bound(_shaped(scores, WARPS), k, floor)
         above = 0
         equal = 0
-        for first in range(0, tl.minimum(k, blocks) * BLOCK, TILE):
-            position, score = _scores_of(first + tl.arange(0, TILE), logits, scratch, n, k, listed, BLOCK)
-            keep, place, above, equal = _place(score, low, least, room, above, equal)
-            value = position
-            if NAMED:
-                value = tl.load(names + position // PAGE, mask=keep, other=0) * PAGE + position % PAGE
-            tl.store(out + place, value, mask=keep)
+        for first in range(0, tl.minimum(k, blocks) * BLOCK, TILE2):
+            entry = first + tl.arange(0, TILE2)
+            position, score = _scores_of(entry, logits, scratch, n, k, listed, BLOCK, LISTS)
+            place, above, equal = _place(_shaped(score, WARPS), low, least, room, above, equal)
+            tl.store(out + place, position, mask=place >= 0)
+    if NAMED:
+        # Afterwards, since an eighth of the scores at most is chosen.
+        names += tl.load(request + row).to(tl.int64) * names_stride
+        tl.debug_barrier()
+        chosen = tl.load(out + every, mask=every < k, other=-1)
+        page = tl.load(names + chosen // PAGE, mask=chosen >= 0, other=0)
+        tl.store(out + every, tl.where(chosen < 0, -1, page * PAGE + chosen % PAGE), mask=every < k)
 
 
 @triton.jit(do_not_specialize=["width"])  # type: ignore[untyped-decorator, unused-ignore]
