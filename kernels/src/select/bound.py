@@ -1,9 +1,9 @@
-"""Triton search for the k-th of numbers in registers: where it lies is guessed from mean and spread, then interpolated.
+"""Triton search for the k-th of the scores in registers: guessed from mean and spread, then interpolated.
 
-Every step counts the numbers above a guess. Bisection of the 32 bits took 18 to 20 steps for indexer scores; the k-th of
+Every step counts the scores above a guess. Bisection of the 32 bits took 18 to 20 steps for indexer scores; the k-th of
 a normal distribution, followed by the Illinois form of false position on the counts, takes 5 to 9
-(docs/results/notes-indexer-kernels.md). A step that does not halve the interval three times running is followed by one
-that does, so that no distribution takes more than about four times the steps of a bisection.
+(docs/results/notes-indexer-kernels.md). Three steps running that do not halve the interval are followed by one that
+does, so that no distribution takes more than about four times the steps of a bisection.
 """
 
 import triton
@@ -44,7 +44,7 @@ def _gathered(least, most, count, total, squares):  # type: ignore[no-untyped-de
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _quantile(share):  # type: ignore[no-untyped-def]
-    """Where a normal distribution has `share` of its mass above, in standard deviations from its mean (Tukey's lambda)."""
+    """Standard deviations above its mean where a normal distribution has `share` of its mass above (Tukey's lambda)."""
     return 4.91 * (tl.exp2(0.14 * tl.log2(1.0 - share)) - tl.exp2(0.14 * tl.log2(share)))
 
 

@@ -7,7 +7,7 @@ So two selections, of S / BLOCK maxima and of k * BLOCK scores, stand for one of
 Each is a search of the k-th score (bound.py) by counting, over scores that stay in registers; no atomics. It ends as
 soon as exactly k numbers are above the bound; else the bound is the k-th score, and its first equals fill the rest.
 
-Scores are tensors [R, W, C] in row-major order: C for the lanes of a warp, W for the warps, and R stays within a thread.
+Scores are tensors [R, W, C] in row-major order: C for the lanes of a warp, W for the warps, R within a thread.
 """
 
 import triton
@@ -30,8 +30,8 @@ def _shaped(x, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _place(scores, low, least, room, above, equal):  # type: ignore[no-untyped-def]
-    """Where each of the next scores [R, W, C] goes, int64 [R * W * C], -1 if it is not chosen; then `above` and `equal`,
-    the counts so far of scores of at least `least` and of scores that equal `low` below it."""
+    """Where each of the next scores [R, W, C] goes, int64 [R * W * C], -1 if it is not chosen; then `above` and
+    `equal`, the counts so far of scores of at least `least` and of scores that equal `low` below it."""
     is_above = (scores >= least).to(tl.int32)
     is_equal = ((scores == low) & (room > 0)).to(tl.int32)
     # Both counts in one: fewer than 2^16 each.
@@ -95,7 +95,7 @@ def select_kernel(  # type: ignore[no-untyped-def]
         blocks = (n + BLOCK - 1) // BLOCK
         listed = blocks > k
         floor = k * 0.0 - float("inf")
-        if LISTS:
+        if LISTS:  # noqa: SIM102, a constant: nothing of this is compiled without
             if listed:
                 # Maxima that do not fit come in several rounds, each with the best of those before it.
                 held = 0
