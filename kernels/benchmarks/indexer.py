@@ -27,7 +27,7 @@ from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, padded, scor
 from sgl_indexcache.kernels.score_select import score_select
 from sgl_indexcache.kernels.score_select.api import rows_at_once
 from sgl_indexcache.kernels.score_select.reference import pack, unpack
-from sgl_indexcache.kernels.select.api import select
+from sgl_indexcache.kernels.select.api import Cut, select
 from sgl_indexcache.kernels.select.reference import select as select_reference
 
 DIM, PAGE, K = 128, 64, 2048
@@ -38,16 +38,16 @@ TOLERANCE = 1e-3
 GRAPH_LENGTH = 131072
 """What a captured decode graph must expect, in keys."""
 CUTS = {
-    "ours": (DEFAULT, 16),
-    "ours, 2 stages": (Shape(stages=2), 16),
-    "ours, 4 stages": (Shape(stages=4), 16),
-    "ours, 128 registers": (Shape(registers=128), 16),
-    "ours, keys through registers": (Shape(through_registers=True), 16),
-    "ours, keys through registers, 4 stages": (Shape(through_registers=True, stages=4), 16),
-    "ours, 256 columns, 8 warps": (Shape(columns=256, warps=8), 16),
-    "ours, 256 columns, 4 warps": (Shape(columns=256, warps=4), 16),
-    "ours, select with 8 warps": (DEFAULT, 8),
-    "ours, select with 32 warps": (DEFAULT, 32),
+    "ours": (DEFAULT, None),
+    "ours, 2 stages": (Shape(stages=2), None),
+    "ours, 4 stages": (Shape(stages=4), None),
+    "ours, 128 registers": (Shape(registers=128), None),
+    "ours, keys through registers": (Shape(through_registers=True), None),
+    "ours, keys through registers, 4 stages": (Shape(through_registers=True, stages=4), None),
+    "ours, 256 columns, 8 warps": (Shape(columns=256, warps=8), None),
+    "ours, 256 columns, 4 warps": (Shape(columns=256, warps=4), None),
+    "ours, select with 8 warps": (DEFAULT, Cut(8)),
+    "ours, select with 32 warps": (DEFAULT, Cut(32)),
 }
 
 
@@ -116,11 +116,11 @@ class Problem:
         return self.weights[row].double() @ products
 
 
-def ours(p: Problem, cut: Shape, warps: int) -> Call:
+def ours(p: Problem, shape: Shape, cut: Cut | None) -> Call:
     out = torch.empty(p.case.rows, K, dtype=torch.int32, device="cuda")
     return lambda layer: score_select(
         p.q, p.weights, p.caches[layer], p.table, p.request, p.lengths, K,
-        max_length=p.max_length, budget_bytes=BUDGET, out=out, shape=cut, warps=warps,
+        max_length=p.max_length, budget_bytes=BUDGET, out=out, shape=shape, cut=cut,
     )  # fmt: skip
 
 
@@ -272,8 +272,8 @@ def cuts_of(case: Case) -> list[str]:
 
 def candidates(p: Problem, cuts: Sequence[str], peers: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
     for name in cuts:
-        cut, warps = CUTS[name]
-        yield name, lambda cut=cut, warps=warps: ours(p, cut, warps)
+        shape, cut = CUTS[name]
+        yield name, lambda shape=shape, cut=cut: ours(p, shape, cut)
     yield "sglang", lambda: sglang(p)
     if peers:
         yield "DeepGEMM + flashinfer.top_k", lambda: flashinfer(p)

@@ -19,7 +19,7 @@ import torch
 from indexer import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, ours, timed
 
 from sgl_indexcache.kernels.score.api import DEFAULT
-from sgl_indexcache.kernels.select.api import WARPS, select
+from sgl_indexcache.kernels.select.api import Cut, select
 from sgl_indexcache.kernels.shortlist import GROUP, PAGE
 from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
 from sgl_indexcache.kernels.shortlist.reference import unpack
@@ -30,9 +30,10 @@ CASES = (
     Case("prefill", 1024, 200_000, 32),
     Case("prefill", 1, 120_000, 32),
 )
-LISTED = (50_048, 24_960, 16_320)
-"""Keys of a shortlist: a quarter and an eighth of 200,000, and eight times k with the row's own page."""
-SELECT_WARPS = (8, 16)
+LISTED = (50_048, 24_960, 16_320, 8128)
+"""Keys of a shortlist: a quarter and an eighth of 200,000, and eight and four times k with the row's own page."""
+CUTS = {"": None, ", 16 warps": Cut(16)}
+WIDTHS = (8192, 16_384)
 
 
 class TwoLevel:
@@ -110,15 +111,15 @@ class TwoLevel:
 
 
 def selections(rows: int, width: int) -> dict[str, Callable[[int], Any]]:
-    """Selection alone from rows of this width, with more and fewer warps."""
+    """Selection alone from rows of this width, in the cut that serves and another."""
     logits = torch.randn(rows, width, device="cuda")
     lengths = torch.full((rows,), width, dtype=torch.int32, device="cuda")
     out = torch.empty(rows, K, dtype=torch.int32, device="cuda")
 
-    def call(warps: int) -> Callable[[int], Any]:
-        return lambda layer: select(logits, lengths, K, out=out, warps=warps)
+    def call(cut: Cut | None) -> Callable[[int], Any]:
+        return lambda layer: select(logits, lengths, K, out=out, cut=cut)
 
-    return {f"selection among {width} keys, {warps} warps": call(warps) for warps in SELECT_WARPS}
+    return {f"selection among {width} keys{name}": call(cut) for name, cut in CUTS.items()}
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
     failed = False
     for case in CASES:
         p = Problem(case)
-        calls: dict[str, Callable[[int], Any]] = {"exact": ours(p, DEFAULT, WARPS)}
+        calls: dict[str, Callable[[int], Any]] = {"exact": ours(p, DEFAULT, None)}
         print(f"{case.rows} x {case.keys} x {case.heads} heads", flush=True)
         for listed in LISTED:
             two_level = TwoLevel(p, listed)
@@ -146,7 +147,8 @@ def main() -> None:
                 f"selection among {listed} listed": two_level.select,
             }
         calls["summaries that stand"] = two_level.summarise
-        calls |= selections(min(case.rows, 1024), 16_384)
+        for width in WIDTHS:
+            calls |= selections(min(case.rows, 1024), width)
         for name, taken in timed(p, calls, options.repeats).items():
             ms = statistics.median(taken)
             shape = {"rows": case.rows, "keys": case.keys, "heads": case.heads, "device": torch.cuda.get_device_name()}

@@ -193,6 +193,12 @@ def test_select_of_any_distribution(name: str, width: int, k: int) -> None:
     assert torch.equal(select(scores, lengths, k), select_reference(scores.clone(), lengths, k))
 
 
+def test_select_among_as_many_scores_as_a_program_holds() -> None:
+    scores = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(6))
+    lengths = torch.tensor([40_000], dtype=torch.int32)
+    assert torch.equal(select(scores, lengths, 2048), select_reference(scores.clone(), lengths, 2048))
+
+
 def test_select_of_a_row_in_several_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows whose maxima do not fit at once; on a GPU those beyond half a million keys."""
     from sgl_indexcache.kernels.select import api as module

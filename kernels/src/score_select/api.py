@@ -4,7 +4,7 @@ import torch
 import triton
 
 from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, check, padded, score
-from sgl_indexcache.kernels.select.api import WARPS, select
+from sgl_indexcache.kernels.select.api import Cut, select
 
 ALIGNED_ROWS = 16
 """Slices begin at multiples of this, so that every pointer keeps its alignment and no kernel compiles twice."""
@@ -40,7 +40,7 @@ def score_select(
     budget_bytes: int = 256 << 20,
     out: torch.Tensor | None = None,
     shape: Shape = DEFAULT,
-    warps: int = WARPS,
+    cut: Cut | None = None,
 ) -> torch.Tensor:
     """Selection int32 `[T, k]`: positions ascending, packed at the front, -1 padded; ties to the lower position.
 
@@ -55,7 +55,7 @@ def score_select(
                 With page_table itself these are KV slots; None gives positions
     budget_bytes  bound of the logits that are alive, but at least 16 rows
     out         int32 [T, k] to write to
-    shape, warps  how the two kernels are cut; for measurements
+    shape, cut  how the two kernels are cut; for measurements
 
     Fit for CUDA graphs: launches depend on shapes and max_length alone. Raises ValueError for other layouts.
     """
@@ -82,6 +82,6 @@ def score_select(
         select(
             logits[:here], lengths[part], k, max_length=max_length, maxima=maxima[:here],
             names=names, request=None if names is None else request[part],
-            out=out[part], warps=warps,
+            out=out[part], cut=cut,
         )  # fmt: skip
     return out

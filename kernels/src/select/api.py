@@ -1,5 +1,7 @@
 """Exact, deterministic selection on CUDA: reference.py's order over rows of logits, two levels deep."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 
@@ -11,11 +13,21 @@ MOST_AT_ONCE = 32768
 """Numbers of a program's registers: 64 a thread of 16 warps."""
 MOST_CHOSEN = MOST_AT_ONCE // BLOCK
 """The largest k."""
-WARPS = 16
 TILE = 4096
-"""Numbers that are placed at a time, of blocks and of the keys of chosen blocks."""
-WHOLE_TILE = 8192
-"""Numbers that are placed at a time of rows that are read whole."""
+"""Scores that are placed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the selection kernel is cut: `warps` of a program, and most registers of a thread (None: the compiler's)."""
+
+    warps: int
+    registers: int | None = None
+
+
+def cut_of(scores: int) -> Cut:
+    """The cut for programs that hold this many scores: with 64 a thread and 128 registers two fit a multiprocessor."""
+    return Cut(8, 128) if scores <= MOST_AT_ONCE // 2 else Cut(16)
 
 
 def select(
@@ -28,13 +40,14 @@ def select(
     names: torch.Tensor | None = None,
     request: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
-    warps: int = WARPS,
+    cut: Cut | None = None,
 ) -> torch.Tensor:
     """Positions int32 `[T, k]` of the k best of logits float32 `[T, W]` among the first lengths int32 `[T]` of each
     row: ascending, packed at the front, -1 padded; of equal logits the lower position wins.
 
     max_length  a bound of lengths known to the host; W if not given
     maxima      float32 [T, >= W / 16], the maximum of every 16 logits, computed here if not given
+    cut         for measurements
     names       int32 [B, P] with request int32 [T]: give names[request, p // 64] * 64 + p % 64 for position p instead
 
     Columns past a row's length are never read as scores. 1 <= k <= 2048. NaN within a length is not supported.
@@ -66,13 +79,14 @@ def select(
     # A row of few blocks is read whole.
     scores = (wide if lists else min(wide, triton.next_power_of_2(blocks))) * BLOCK
     held = min(MOST_AT_ONCE, max(2 * wide, triton.next_power_of_2(blocks)))
+    cut = cut or cut_of(max(held, scores) if lists else scores)
+    limit = {} if cut.registers is None else {"maxnreg": cut.registers}
     select_kernel[(rows,)](
         logits, logits if maxima is None else maxima, lengths,
         lengths if names is None else names, lengths if request is None else request, out, listed,
         logits.stride(0), 0 if maxima is None else maxima.stride(0),
         0 if names is None else names.stride(0), out.stride(0), k,
-        N1=held if lists else 1, N2=scores, KP=wide, TILE1=min(TILE, held) if lists else 1,
-        TILE2=min(TILE if lists else WHOLE_TILE, scores), BLOCK=BLOCK,
-        LISTS=lists, NAMED=names is not None, WARPS=warps, num_warps=warps,
+        N1=held if lists else 1, N2=scores, KP=wide, TILE1=min(TILE, held) if lists else 1, TILE2=min(TILE, scores),
+        BLOCK=BLOCK, LISTS=lists, NAMED=names is not None, WARPS=cut.warps, num_warps=cut.warps, **limit,
     )  # fmt: skip
     return out

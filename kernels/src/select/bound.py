@@ -61,7 +61,7 @@ def bound(scores, need, floor):  # type: ignore[no-untyped-def]
         there.to(tl.int32) + (finite.to(tl.int32) << 16), known, known * known,
     )  # fmt: skip
     at_low = counts & 0xFFFF
-    finites = counts >> 16
+    finites = (counts >> 16) & 0xFFFF
     at_high = at_low - finites
     over = at_high >= need
     # Numbers, so that there is one between any two that are not neighbours: at_low = count(>= low) >= need > at_high =
