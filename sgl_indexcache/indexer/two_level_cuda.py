@@ -10,7 +10,7 @@ A single row is scored exactly, as in decode: choosing among one row's keys save
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -25,11 +25,20 @@ from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
 
+class IndexerTerms(Protocol):
+    """What this room needs of SGLang's `Indexer` module (layers/attention/dsa/dsa_indexer.py:309)."""
+
+    num_init_tokens: int
+    """first and"""
+    num_local_tokens: int
+    """last positions that every selection holds"""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What a Full layer of the forward selects by; arguments as of cuda.select_rows, gates [T, H]."""
 
-    indexer: Any
+    indexer: IndexerTerms
     queries: torch.Tensor
     gates: torch.Tensor
     index_k: torch.Tensor
@@ -183,7 +192,7 @@ class TwoLevelCuda:
             )  # fmt: skip
             yield part, listed
 
-    def _window(self, indexer: Any) -> int:
+    def _window(self, indexer: IndexerTerms) -> int:
         near: int = -(-indexer.num_local_tokens // PAGE)
         return max(self.shortlist.window, near)
 

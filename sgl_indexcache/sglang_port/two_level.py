@@ -1,6 +1,7 @@
-"""Two-level scoring in a server: what it cannot be served with, and its memory, taken before the first forward."""
+"""Two-level scoring in a server: what it cannot be served with; its memory and kernels, before the first forward."""
 
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,10 @@ def build(
 
 def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevelCuda, int]":
     """And the bytes of a page's record."""
+    import torch
+
     from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+    from sgl_indexcache.indexer.warm_up import warm_up
     from sgl_indexcache.kernels.select.api import MOST_CHOSEN
     from sgl_indexcache.store.device_pages import DevicePages, page_bytes
 
@@ -79,7 +83,13 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) 
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings)
     shortlist = replace(shortlist, most=MOST_CHOSEN)
-    return TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes), page_bytes(pages.dim)
+    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes)
+    indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer
+    begin = time.monotonic()
+    forwards = warm_up(two_level, indexer, indexer.n_heads, index_k, model_runner.model_config.context_len)
+    torch.cuda.synchronize(index_k.device)
+    logger.info(f"two-level kernels of {forwards} shapes of prefills are ready after {time.monotonic() - begin:.1f} s")
+    return two_level, page_bytes(pages.dim)
 
 
 def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevel, int]":

@@ -58,9 +58,9 @@ for name, heads, queries, forced in (("32", 32, 4, 0), ("64", 64, 2, 1), ("16", 
           MAXIMA=True, STAGES=3, REGISTERS=False)
 for k in (256, 2048):
     build(f"select-{k}", select_kernel, 16, N1=16384, N2=16 * k, KP=k, TILE1=4096, TILE2=4096, BLOCK=16, LISTS=True,
-          NAMED=True, WARPS=16)
+          WARPS=16)
 build("select-whole", select_kernel, 8, limit=128, N1=1, N2=16384, KP=2048, TILE1=1, TILE2=4096, BLOCK=16, LISTS=False,
-      NAMED=True, WARPS=8)
+      WARPS=8)
 build("maxima", maxima_kernel, 4, N=128, BLOCK=16)
 """
 

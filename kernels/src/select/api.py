@@ -85,8 +85,8 @@ def select(
         logits, logits if maxima is None else maxima, lengths,
         lengths if names is None else names, lengths if request is None else request, out, listed,
         logits.stride(0), 0 if maxima is None else maxima.stride(0),
-        0 if names is None else names.stride(0), out.stride(0), k,
+        0 if names is None else names.stride(0), out.stride(0), k, int(names is not None),
         N1=held if lists else 1, N2=scores, KP=wide, TILE1=min(TILE, held) if lists else 1, TILE2=min(TILE, scores),
-        BLOCK=BLOCK, LISTS=lists, NAMED=names is not None, WARPS=cut.warps, num_warps=cut.warps, **limit,
+        BLOCK=BLOCK, LISTS=lists, WARPS=cut.warps, num_warps=cut.warps, **limit,
     )  # fmt: skip
     return out

@@ -68,14 +68,14 @@ def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr, LISTS: tl.
 
 
 @triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
-    do_not_specialize=["maxima_stride", "names_stride", "out_stride", "k"],
+    do_not_specialize=["maxima_stride", "names_stride", "out_stride", "k", "named"],
     do_not_specialize_on_alignment=["lengths", "names", "request", "out"],
 )
 def select_kernel(  # type: ignore[no-untyped-def]
     logits, maxima, lengths, names, request, out, scratch,
-    logits_stride, maxima_stride, names_stride, out_stride, k,
+    logits_stride, maxima_stride, names_stride, out_stride, k, named,
     N1: tl.constexpr, N2: tl.constexpr, KP: tl.constexpr, TILE1: tl.constexpr, TILE2: tl.constexpr,
-    BLOCK: tl.constexpr, LISTS: tl.constexpr, NAMED: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK: tl.constexpr, LISTS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """Program t: row t. N1 > k maxima at a time, N2 scores (k * BLOCK or the whole row), KP >= k; powers of two.
 
@@ -127,7 +127,7 @@ def select_kernel(  # type: ignore[no-untyped-def]
             position, score = _scores_of(entry, logits, scratch, n, k, listed, BLOCK, LISTS)
             place, above, equal = _place(_shaped(score, WARPS), low, least, room, above, equal)
             tl.store(out + place, position, mask=place >= 0)
-    if NAMED:
+    if named != 0:
         # Afterwards, since an eighth of the scores at most is chosen.
         names += tl.load(request + row).to(tl.int64) * names_stride
         tl.debug_barrier()
