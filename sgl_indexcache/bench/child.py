@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.measure import measure
 from sgl_indexcache.bench.profile import profile
 from sgl_indexcache.bench.workload import Workload
@@ -71,4 +72,7 @@ def gpu_versions() -> dict[str, str | None]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(str(error))

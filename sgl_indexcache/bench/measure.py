@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.workload import COLD, DECODE, DECODE_OWN_TOKENS, PROBE, WARM, WARMUP, Workload
 
 Record = Callable[[dict[str, Any]], None]
@@ -58,15 +59,30 @@ def _greedy(tokens: int) -> dict[str, Any]:
 
 def _first_token(engine: Any, ids: list[int]) -> float:
     begin = time.perf_counter()
-    for _ in engine.generate(input_ids=ids, sampling_params=_greedy(1), stream=True):
-        break
-    return 1e3 * (time.perf_counter() - begin)
+    answer = next(iter(engine.generate(input_ids=ids, sampling_params=_greedy(1), stream=True)))
+    took = 1e3 * (time.perf_counter() - begin)
+    _finished([ids], [answer])
+    return took
 
 
 def _generate(engine: Any, prompts: list[list[int]], tokens: int) -> float:
     begin = time.perf_counter()
-    engine.generate(input_ids=prompts, sampling_params=_greedy(tokens))
-    return 1e3 * (time.perf_counter() - begin)
+    answers = engine.generate(input_ids=prompts, sampling_params=_greedy(tokens))
+    took = 1e3 * (time.perf_counter() - begin)
+    _finished(prompts, answers)
+    return took
+
+
+def _finished(prompts: list[list[int]], answers: list[dict[str, Any]]) -> None:
+    """Raise BenchError for an answer that ended before its last token: its time is none of a forward."""
+    for ids, answer in zip(prompts, answers, strict=True):
+        reason = answer["meta_info"]["finish_reason"]
+        if reason is None or reason["type"] != "length":
+            told = reason.get("message") or reason["type"] if reason else "no token was the last"
+            raise BenchError(
+                f"a prompt of {len(ids)} tokens was not answered ({told}): use shorter --lengths or --turns, or a device "
+                "with more memory"
+            )
 
 
 def _empty(engine: Any) -> None:

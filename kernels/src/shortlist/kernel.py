@@ -8,7 +8,7 @@ TINY = tl.constexpr(1.1754943508222875e-38)
 """The smallest normal float32: a page of zeros has a scale, too."""
 
 
-@triton.jit(do_not_specialize_on_alignment=["page_table"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize_on_alignment=["page_table", "summaries", "there"])  # type: ignore[untyped-decorator, unused-ignore]
 def summarise_kernel(  # type: ignore[no-untyped-def]
     index_k, page_table, summaries, there, packed, D: tl.constexpr, PAGE: tl.constexpr
 ):
