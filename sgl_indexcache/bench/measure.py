@@ -80,8 +80,8 @@ def _finished(prompts: list[list[int]], answers: list[dict[str, Any]]) -> None:
         if reason is None or reason["type"] != "length":
             told = reason.get("message") or reason["type"] if reason else "no token was the last"
             raise BenchError(
-                f"a prompt of {len(ids)} tokens was not answered ({told}): use shorter --lengths or --turns, or a device "
-                "with more memory"
+                f"a prompt of {len(ids)} tokens was not answered ({told}): use shorter --lengths or --turns, "
+                "or a device with more memory"
             )
 
 
