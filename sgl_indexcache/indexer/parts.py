@@ -80,21 +80,34 @@ class Part:
 
 
 def lay_out(
-    request: int, first: int, start: int, end: int, shortlist: Shortlist, guard: Guard, topk: int, device: Any
+    request: int,
+    first: int,
+    start: int,
+    end: int,
+    shortlist: Shortlist,
+    guard: Guard,
+    topk: int,
+    device: Any,
+    min_saved: int = 0,
 ) -> tuple[list[Plain], list[Part]]:
-    """The rows at positions start to end of a request, the first of them row `first` of the forward."""
-    exact: list[Plain] = []
-    parts: list[Part] = []
-    # Choosing among one row's keys saves too little.
-    begin = start if end - start > 1 else end
+    """The rows at positions start to end of a request, the first of them row `first` of the forward.
+
+    All of them are plain if lists would not save `min_saved` scores a layer, or if there is but one row.
+    """
+    begin = start
     while begin < end and shortlist.lists_all(begin // PAGE, topk):
         begin = min(end, (begin // PAGE + 1) * PAGE)
-    if start < begin:
-        exact.append(Plain(first, start, begin - start))
-    while begin < end:
-        n, stop = shortlist.pages(begin // PAGE, topk), begin
+    spans = []
+    saved = 0
+    at = begin
+    while at < end:
+        n, stop = shortlist.pages(at // PAGE, topk), at
         while stop < end and shortlist.pages(stop // PAGE, topk) == n:
             stop = min(end, (stop // PAGE + 1) * PAGE)
-        parts.append(Part.of(request, first + begin - start, begin, stop, n, guard, device))
-        begin = stop
-    return exact, parts
+        spans.append((at, stop, n))
+        saved += (stop - at) * ((at + stop) // 2 - n * PAGE)
+        at = stop
+    if saved < min_saved or end - start == 1:
+        begin, spans = end, []
+    exact = [Plain(first, start, begin - start)] if start < begin else []
+    return exact, [Part.of(request, first + at - start, at, stop, n, guard, device) for at, stop, n in spans]

@@ -4,8 +4,8 @@
 device. What two_level.py does page by page is done here for all rows of a request at once, so the guard judges a
 context once a forward, by the pages before it, and digests do not vote (store/device_pages.py).
 
-A single row is scored exactly, as in decode: choosing among one row's keys saves too little for an approximation
-(docs/results/store.md).
+A single row is scored exactly, as in decode, and so are rows whose lists would save too little: what is launched for
+lists takes the host longer than an exact layer (docs/results/store.md).
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -50,9 +50,17 @@ class Inputs:
 class TwoLevelCuda:
     """What a scheduler needs of two-level scoring on CUDA."""
 
-    def __init__(self, pages: DevicePages, shortlist: Shortlist, guard: Guard, topk: int, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        pages: DevicePages,
+        shortlist: Shortlist,
+        guard: Guard,
+        topk: int,
+        budget_bytes: int,
+        min_saved: int = 0,
+    ) -> None:
         self.pages, self.shortlist, self.guard = pages, shortlist, guard
-        self.topk, self.budget_bytes = topk, budget_bytes
+        self.topk, self.budget_bytes, self.min_saved = topk, budget_bytes, min_saved
         self.work = TwoLevelWork()
         self.configure(pages.layers)
 
@@ -85,7 +93,9 @@ class TwoLevelCuda:
         device = self.pages.there.device
         first = 0
         for request, (length, rows) in enumerate(zip(lengths, new, strict=True)):
-            exact, parts = lay_out(request, first, length - rows, length, self.shortlist, self.guard, self.topk, device)
+            exact, parts = lay_out(
+                request, first, length - rows, length, self.shortlist, self.guard, self.topk, device, self.min_saved
+            )
             self._exact += exact
             self._parts += parts
             first += rows

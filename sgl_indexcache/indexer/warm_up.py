@@ -25,9 +25,11 @@ def warm_up(two_level: TwoLevelCuda, indexer: IndexerTerms, heads: int, index_k:
     the indexer. No request may be running.
     """
     forwards = 0
+    min_saved, two_level.min_saved = two_level.min_saved, 0
     for length, rows in _shapes(two_level, context):
         _run(two_level, indexer, heads, index_k, length, rows)
         forwards += 1
+    two_level.min_saved = min_saved
     two_level.configure(two_level.layers)
     return forwards
 

@@ -61,7 +61,13 @@ def main() -> None:
     text = read_shard(options.data, "heldout", torch.device("cpu"))
     generator = torch.Generator().manual_seed(SEED)
     prompts = windows(text, options.prompts, options.length, generator).tolist()
-    scoring = {"mode": "two_level", "shortlist": options.shortlist, "recall_floor": options.floor, "sample_rows": 64}
+    scoring = {
+        "mode": "two_level",
+        "shortlist": options.shortlist,
+        "recall_floor": options.floor,
+        "sample_rows": 64,
+        "min_saved_scores": 0,
+    }
     with tempfile.TemporaryDirectory() as folder:
         exact = serve({"mode": "exact"}, prompts, Path(folder))
         two_level = serve(scoring, prompts, Path(folder))

@@ -61,6 +61,15 @@ class Scoring(_Section):
         le=1_000_000_000,
         description="One query in this many is also scored exactly, to measure recall.",
     )
+    min_saved_scores: int = Field(
+        default=1 << 25,
+        ge=0,
+        le=1 << 62,
+        description=(
+            "CUDA: scores that its shortlists must save a request in a layer of a forward; with fewer its rows are "
+            "scored exactly, since arranging shortlists takes as long as that many scores."
+        ),
+    )
 
 
 class Kernels(_Section):

@@ -83,7 +83,7 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) 
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings)
     shortlist = replace(shortlist, most=MOST_CHOSEN)
-    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes)
+    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes, settings.scoring.min_saved_scores)
     indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer
     begin = time.monotonic()
     forwards = warm_up(two_level, indexer, indexer.n_heads, index_k, model_runner.model_config.context_len)

@@ -56,8 +56,9 @@ class DevicePages:
         Rows of padding may stand at any position of slot 0, whose page belongs to nobody.
         """
         begun = torch.where(positions % PAGE == 0, slots // PAGE, 0)
-        self.there[:, begun] = 0
-        self.guard[:, begun] = 0
+        # Not by indexing, which waits for the device.
+        self.there.index_fill_(1, begun, 0)
+        self.guard.index_fill_(1, begun, 0)
 
     def of(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A Full layer's summaries `[pages, D + 4]` and which of them stand `[pages]`."""

@@ -53,6 +53,7 @@ def main() -> None:
     if options.two_level:
         os.environ |= {
             "SGL_INDEXCACHE_SCORING__MODE": "two_level",
+            "SGL_INDEXCACHE_SCORING__MIN_SAVED_SCORES": "0",
             "SGL_INDEXCACHE_SCORING__SHORTLIST": options.two_level,
             "SGL_INDEXCACHE_SCORING__RECALL_FLOOR": options.floor,
             "SGL_INDEXCACHE_SCORING__SAMPLE_ROWS": "16",

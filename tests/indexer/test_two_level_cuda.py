@@ -279,3 +279,18 @@ def test_forgetting_makes_summaries_anew() -> None:
     assert torch.equal(context.forward((table, 8 * PAGE, LENGTH)), context.defined()[8 * PAGE :])
     context.two_level.refresh()
     assert context.two_level.pages.valid_pages == 0  # layer 2 never ran
+
+
+def test_rows_whose_lists_save_too_little_are_scored_exactly() -> None:
+    context = Context()
+    start, end = 8 * PAGE, LENGTH
+    saved = sum(position - SHORT.pages(position // PAGE, TOPK) * PAGE for position in range(start, end))
+    table = context.place()
+    context.forward((table, 0, start))
+    for least, lists in ((saved + PAGE * (end - start), False), (saved - PAGE * (end - start), True)):
+        context.two_level.min_saved = least
+        context.lay_out([(table, start, end)])
+        assert context.two_level.shortlists(LAYER) == lists
+    context.two_level.min_saved = saved + PAGE * (end - start)
+    found = context.forward((table, start, end))
+    assert torch.equal(found, context.exact(torch.arange(start, end)))

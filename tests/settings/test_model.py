@@ -43,6 +43,7 @@ def test_defaults() -> None:
             "window_pages": 1,
             "recall_floor": 0.9,
             "sample_rows": 256,
+            "min_saved_scores": 1 << 25,
         },
         "store": {
             "enabled": False,
