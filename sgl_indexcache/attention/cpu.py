@@ -145,6 +145,6 @@ def _keep_freed_memory() -> None:
     """Have the C library keep the memory of freed temporaries, instead of asking the system for fresh pages each time.
 
     glibc raises its limits for that to the size of the largest block of up to 32 MiB that was freed; whether a
-    process has freed such a one by chance decided 5 % of a long prefill. No other allocator minds.
+    process has freed such a one by chance decided 4 % of a long prefill. No other allocator minds.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
