@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import torch
 
+from sgl_indexcache.kernels.score.reference import takes_onednn
+
 
 class Rotary(Protocol):
     """What this room needs of SGLang's rotary embeddings (layers/rotary_embedding/base.py)."""
@@ -22,7 +24,7 @@ class IndexerWeights(Protocol):
     head_dim: int
     rope_head_dim: int
     softmax_scale: float
-    wq_b: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
+    wq_b: Any
     wk: Callable[[torch.Tensor], tuple[torch.Tensor, Any]]
     k_norm: Callable[[torch.Tensor], torch.Tensor]
     rotary_emb: Rotary
@@ -62,7 +64,36 @@ def project_query(
     q_lora [T, q_lora_rank], positions int64 [T]. Rotary embedding turns the first `rope_head_dim` columns. The
     gates hold H^-0.5 * D^-0.5.
     """
-    q = layer.wq_b(q_lora)[0].view(-1, layer.n_heads, layer.head_dim)
+    q = _multiply(layer.wq_b, q_lora).view(-1, layer.n_heads, layer.head_dim)
     rotate_(q[..., : layer.rope_head_dim], layer.rotary_emb, positions)
     gates = torch.nn.functional.linear(x.float(), layer.weights_proj.weight.float())
     return q, gates * (layer.n_heads**-0.5 * layer.softmax_scale)
+
+
+def _multiply(linear: Any, x: torch.Tensor) -> torch.Tensor:
+    """Product `[T, out]` of a linear layer of SGLang and `x [T, in]`.
+
+    oneDNN's where the layer is nothing but a float32 matrix: it takes two thirds of the time of torch's. Every other
+    layer (quantised, packed, with a bias, an adapter or a hook) multiplies by itself.
+    """
+    product: torch.Tensor
+    if _is_matrix(linear) and takes_onednn(x, linear.weight):
+        product = torch.ops.mkldnn._linear_pointwise(x, linear.weight, None, "none", [], "")
+    else:
+        product = linear(x)[0]
+    return product
+
+
+def _is_matrix(linear: Any) -> bool:
+    """Whether SGLang's `linear` does nothing but multiply by its `weight [out, in]`."""
+    from sglang.srt.layers.linear import ReplicatedLinear
+    from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
+
+    # Exact types: a subclass, or an adapter's wrapper, may do more.
+    return (
+        type(linear) is ReplicatedLinear
+        and type(linear.quant_method) is UnquantizedLinearMethod
+        and linear.bias is None
+        and not getattr(linear, "use_intel_amx_backend", False)
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+    )

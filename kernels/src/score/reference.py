@@ -32,7 +32,7 @@ def score(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, scratch: torch.Tens
 
 def _rectified(q: torch.Tensor, k: torch.Tensor, scratch: torch.Tensor | None) -> torch.Tensor:
     """`relu(q k^T)` `[M, S]` of `q [M, D]` and `k [S, D]`, both float32 or both float64."""
-    if FUSED and q.device.type == "cpu" and q.dtype == torch.float32 and q.numel() and k.numel() and _in_full():
+    if takes_onednn(q, k):
         # torch.mm hands these shapes to MKL: slower on AMD, and another pass over the products for the relu.
         return torch.ops.mkldnn._linear_pointwise(q, k, None, "relu", [], "")
     if scratch is None:
@@ -40,6 +40,12 @@ def _rectified(q: torch.Tensor, k: torch.Tensor, scratch: torch.Tensor | None) -
     products = scratch[: q.shape[0] * k.shape[0]].view(q.shape[0], k.shape[0])
     torch.mm(q, k.T, out=products)
     return products.relu_()
+
+
+def takes_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether oneDNN may multiply `x [M, D]` by `weight [S, D]` in full float32 here."""
+    plain = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() for t in (x, weight))
+    return FUSED and plain and _in_full()
 
 
 def _in_full() -> bool:
