@@ -26,8 +26,10 @@ class Cut:
 
 
 def cut_of(scores: int) -> Cut:
-    """The cut for programs that hold this many scores: with 64 a thread and 128 registers two fit a multiprocessor."""
-    return Cut(8, 128) if scores <= MOST_AT_ONCE // 2 else Cut(16)
+    """The cut for programs that hold this many scores: 64 a thread, so that two or four fit a multiprocessor."""
+    if scores > MOST_AT_ONCE // 2:
+        return Cut(16)
+    return Cut(8 if scores > MOST_AT_ONCE // 4 else 4, 128)
 
 
 def select(
