@@ -182,6 +182,13 @@ class TwoLevelCuda:
         for part, listed in self._lists(layer, given, watched):
             self._watch(layer, given, part, listed)
 
+    def count_exact(self) -> None:
+        """All rows of the forward were scored exactly in one Full layer, by whoever scores there."""
+        for plain in self._exact:
+            self._count_exact(plain.start, plain.rows)
+        for part in self._parts:
+            self._count_exact(part.start, part.rows)
+
     def _lists(self, layer: int, given: Inputs, parts: Sequence[Part]) -> Iterator[tuple[Part, torch.Tensor]]:
         """Each part with its lists, pages of the request int32 [G, n + 1], ascending, the groups' own page last."""
         summaries, there = self.pages.of(layer)

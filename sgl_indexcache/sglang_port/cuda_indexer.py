@@ -54,6 +54,8 @@ def _ragged(
     out = topk_result if topk_result is not None or not (known or ours) else _empty(indexer, q_fp8)
     if given is not None and not listed:
         two_level.watch(layer_id, given)
+    if two_level is not None and not known and not listed:
+        two_level.count_exact()
     if known:
         return snapshots.read(layer_id, backend.terms(metadata), out)
     if listed:

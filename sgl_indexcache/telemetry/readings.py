@@ -109,14 +109,13 @@ def _work(work: Any, two_level: Any) -> Walk:
     full_rows, full_keys = _ints(work, "full_rows", "full_keys")
     shared_rows, shared_keys = _ints(work, "shared_rows", "shared_keys")
     reused_rows, reused_keys = _ints(work, "reused_rows", "reused_keys")
-    listed_rows, exact_rows, exact_keys = _ints(two_level, "rows", "exact_rows", "exact_keys")
+    listed_rows, exact_keys = _ints(two_level, "rows", "exact_keys")
     seen, scored, summaries = _ints(two_level, "keys_seen", "keys_scored", "summaries_scored")
-    if two_level is None:
-        exact_rows, exact_keys = full_rows, full_keys
-    yield (rows, ("full", "scored", "exact")), exact_rows
+    # What no list was made for was scored exactly; on CUDA that are decode steps, too, which two-level scoring leaves.
+    yield (rows, ("full", "scored", "exact")), max(0, full_rows - listed_rows)
     yield (rows, ("full", "scored", "two_level")), listed_rows
-    yield (keys, ("full", "scored", "exact")), exact_keys
-    yield (keys, ("full", "scored", "two_level")), scored - (exact_keys if two_level is not None else 0)
+    yield (keys, ("full", "scored", "exact")), max(0, full_keys - (seen - exact_keys))
+    yield (keys, ("full", "scored", "two_level")), scored - exact_keys
     yield (keys, ("full", "skipped", "shortlist")), seen - scored
     yield (rows, ("full", "skipped", "snapshot")), reused_rows
     yield (keys, ("full", "skipped", "snapshot")), reused_keys

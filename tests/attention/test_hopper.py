@@ -174,6 +174,7 @@ def test_a_prefill_is_shortlisted_watched_or_left_alone(
         shortlists=lambda layer: shortlists,
         select=lambda layer, given, *, form, offsets, out: calls.append(f"select {form}"),
         watch=lambda layer, given: calls.append("watch"),
+        count_exact=lambda: calls.append("count"),
     )
     monkeypatch.setattr(runtime.current, "backend", backend)
     monkeypatch.setattr(cuda_indexer, "_index_k", lambda indexer, layer: torch.zeros(1))
@@ -188,7 +189,7 @@ def test_a_prefill_is_shortlisted_watched_or_left_alone(
 
     out = torch.zeros(3, K)
     found = cuda_indexer._ragged(sglangs, None, False, None, 0, torch.zeros(3, 2, 4), None, None, out)
-    expected = ["select slots"] if shortlists else [*(["watch"] if lists else []), "sglang"]
+    expected = ["select slots"] if shortlists else [*(["watch"] if lists else []), "count", "sglang"]
     assert calls == expected
     assert found is out if shortlists else found == "theirs"
     assert backend.kernels["prefill", "indexer"] == ("two_level" if shortlists else "sglang")

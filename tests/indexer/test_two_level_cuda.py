@@ -294,3 +294,8 @@ def test_rows_whose_lists_save_too_little_are_scored_exactly() -> None:
     context.two_level.min_saved = saved + PAGE * (end - start)
     found = context.forward((table, start, end))
     assert torch.equal(found, context.exact(torch.arange(start, end)))
+    work = context.two_level.work
+    before = work.exact_rows, work.exact_keys
+    context.two_level.count_exact()
+    assert work.exact_rows - before[0] == end - start
+    assert work.exact_keys - before[1] == sum(range(start + 1, end + 1))
