@@ -143,10 +143,23 @@ def deep_gemm_logits(p: Problem) -> Call:
 
 
 def sglang(p: Problem) -> Call:
-    from sgl_kernel import fast_topk_v2
-
+    """What SGLang runs (layers/attention/dsa/dsa_topk_backend.py:78): another top-k in decode than in prefill."""
     logits = deep_gemm_logits(p)
-    return lambda layer: fast_topk_v2(logits(layer), p.lengths, K)
+    if not p.decode:
+        from sgl_kernel import fast_topk_v2
+
+        return lambda layer: fast_topk_v2(logits(layer), p.lengths, K)
+    from sglang.kernels.ops.attention.dsv4.topk import plan_topk_v2, topk_transform_512_v2
+
+    plan = plan_topk_v2(p.lengths)  # once a forward
+    positions = torch.arange(p.table.shape[1], dtype=torch.int32, device="cuda").expand_as(p.table).contiguous()
+    out = torch.empty(p.case.rows, K, dtype=torch.int32, device="cuda")
+
+    def call(layer: int) -> torch.Tensor:
+        topk_transform_512_v2(logits(layer), p.lengths, positions, out, PAGE, plan)
+        return out
+
+    return call
 
 
 def flashinfer(p: Problem) -> Call:
