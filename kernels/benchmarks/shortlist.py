@@ -32,7 +32,13 @@ CASES = (
 )
 LISTED = (50_048, 24_960, 16_320, 8128)
 """Keys of a shortlist: a quarter and an eighth of 200,000, and eight and four times k with the row's own page."""
-CUTS = {"": None, ", 16 warps": Cut(16)}
+CUTS = {
+    "": None,
+    ", 4 warps": Cut(4, 128),
+    ", 8 warps": Cut(8, 128),
+    ", 16 warps": Cut(16),
+    ", 16 warps, 64 registers": Cut(16, 64),
+}
 WIDTHS = (8192, 16_384)
 
 
@@ -111,7 +117,7 @@ class TwoLevel:
 
 
 def selections(rows: int, width: int) -> dict[str, Callable[[int], Any]]:
-    """Selection alone from rows of this width, in the cut that serves and another."""
+    """Selection alone from rows of this width, in the cut that serves and others."""
     logits = torch.randn(rows, width, device="cuda")
     lengths = torch.full((rows,), width, dtype=torch.int32, device="cuda")
     out = torch.empty(rows, K, dtype=torch.int32, device="cuda")
