@@ -21,7 +21,7 @@ from sgl_indexcache.store.device_pages import DevicePages
 
 HEADS, DIM, TOPK, CONTEXT, POOL = 4, 32, 48, 3000, 4
 INDEXER = SimpleNamespace(num_init_tokens=0, num_local_tokens=0)
-Launch = tuple[int, int, int, bool, bool]
+Launch = tuple[str | int | bool, ...]
 
 
 def power(number: int) -> int:
@@ -30,13 +30,15 @@ def power(number: int) -> int:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
-    """What tells compiled kernels apart: rows at a time, blocks of keys, k, whether all are read, forced positions."""
+    """What tells compiled kernels apart: rows at a time, forced positions; blocks of keys, k, whether all are read."""
     found: set[Launch] = set()
 
     def score_select(*arguments: Any, out: torch.Tensor, max_length: int, **options: Any) -> None:
-        rows = min(8, power(arguments[0].shape[0]))
-        blocks, k = -(-max_length // 16), arguments[6]
-        found.add((rows, power(blocks), power(k), blocks > k, options.get("initial", 0) > 0))
+        k = arguments[6]
+        if max_length > k:
+            found.add(("score", min(8, power(arguments[0].shape[0])), options.get("initial", 0) > 0))
+        blocks = -(-max(max_length, k + 1) // 16)
+        found.add(("select", power(blocks), power(k), blocks > k))
         out.zero_()
 
     monkeypatch.setattr(op, "score_select", score_select)
@@ -60,24 +62,26 @@ def test_prefills_launch_what_has_been_launched(launches: set[Launch], size: int
     launches.clear()
     chance = random.Random(0)
     for _ in range(100):
-        length = chance.randrange(TOPK + 2, CONTEXT + 1)
-        rows = min(length - 1, chance.choice((2, 3, 5, 30, 200, 1000)))
-        table = torch.zeros(1, -(-length // PAGE), dtype=torch.int32)
+        # Beside a long request another of any length, which may be scored exactly.
+        lengths = [chance.randrange(TOPK + 2, CONTEXT + 1), chance.randrange(2, CONTEXT + 1)]
+        new = [min(length - 1, chance.choice((1, 2, 3, 5, 30, 200, 1000))) for length in lengths]
+        rows = sum(new)
+        table = torch.zeros(2, -(-max(lengths) // PAGE), dtype=torch.int32)
+        seen = [torch.arange(length - some + 1, length + 1) for length, some in zip(lengths, new, strict=True)]
         given = Inputs(
             indexer=INDEXER,
             queries=torch.zeros(rows, HEADS, DIM).to(torch.float8_e4m3fn),
             gates=torch.zeros(rows, HEADS),
             index_k=INDEX_K,
             page_table=table,
-            request=torch.zeros(rows, dtype=torch.int32),
-            lengths=torch.arange(length - rows + 1, length + 1, dtype=torch.int32),
+            request=torch.arange(2).repeat_interleave(torch.tensor(new)).int(),
+            lengths=torch.cat(seen).int(),
         )
-        it.begin([length], [rows], table, asked=True)
+        it.begin(lengths, new, table, asked=True)
         if it.shortlists(3):
             it.select(3, given, form="slots", offsets=None, out=torch.empty(rows, TOPK, dtype=torch.int32))
     assert launches
-    # Rows that are scored exactly come in any number, the first of a prompt that see little.
-    assert {launch for launch in launches if launch[1] * 16 > TOPK} <= known
+    assert launches <= known
 
 
 def test_records_and_counters_are_those_of_a_fresh_start(launches: set[Launch]) -> None:

@@ -97,6 +97,14 @@ def test_two_level_scoring() -> None:
     assert value(found, names.STORE_BYTES, "pages") == 1000
 
 
+def test_decode_steps_that_two_level_scoring_leaves_are_scored_exactly() -> None:
+    work = IndexerWork(full_rows=13, full_keys=260)
+    found = read(backend=backend(work=work, two_level=two_level()))
+    assert value(found, names.INDEXER_ROWS, "full", "scored", "exact") == 7
+    assert value(found, names.INDEXER_KEYS, "full", "scored", "exact") == 110
+    assert value(found, names.INDEXER_KEYS, "full", "scored", "two_level") == 70
+
+
 def test_the_store() -> None:
     counters = StoreCounters(lookups=5, hits=3, kept=4, evicted=1, dropped=2, untracked=6, broken=7)
     gauges = {"slots": 9, "free": 2, "live": 3, "held": 4, "bytes": 100}

@@ -52,7 +52,8 @@ def select(
     cut         for measurements
     names       int32 [B, P] with request int32 [T]: give names[request, p // 64] * 64 + p % 64 for position p instead
 
-    Columns past a row's length are never read as scores. 1 <= k <= 2048. NaN within a length is not supported.
+    Columns past a row's length are never read as scores. 1 <= k <= 2048. NaN or -inf within a length is not
+    supported.
     Never waits for the device. Raises ValueError for other k or dtypes.
     """
     rows, width = logits.shape
@@ -68,7 +69,8 @@ def select(
         raise ValueError("names need the request of each row")
     if rows == 0:
         return out
-    longest = width if max_length is None else max_length
+    # Rows within k are never searched: they share the kernel of the shortest that are.
+    longest = max(width if max_length is None else max_length, k + 1)
     blocks = triton.cdiv(longest, BLOCK)
     if maxima is None and blocks > k:
         maxima = torch.empty(rows, blocks, dtype=torch.float32, device=logits.device)
