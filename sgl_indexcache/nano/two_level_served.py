@@ -1,11 +1,13 @@
-"""Two-level scoring of the trained nano model through the real server: loss, measured recall, and work saved.
+"""Two-level scoring of the trained nano model through the real server: loss, facts found, recall, and work saved.
 
-python -m sgl_indexcache.nano.two_level_served --data DIR --out FILE [--length 8000] [--shortlists 0.5] [--floors 0.9]
-    [-- FLAGS]
+python -m sgl_indexcache.nano.two_level_served --data DIR --out FILE [--lengths 2000 8000] [--shortlists 0.5]
+    [--floors 0.9] [--needles 28] [-- FLAGS]
 
-Servers, one after the other, score the same windows of held-out text: one exactly, then one with two-level scoring for
-every shortlist and floor. Their figures are those that /server_info reports to everybody. FLAGS are for the servers; a
-CUDA device has no float32 kernels and needs `-- --dtype bfloat16`.
+Servers, one after the other, score the same windows of held-out text and are asked for the same facts: one exactly,
+then one with two-level scoring for every shortlist and floor. Their figures are those that /server_info reports to
+everybody. A fact is asked for at the very end of its prompt, alone and among seven others, and counts as found when the
+greedy answer begins with its digits. FLAGS are for the servers; a CUDA device has no float32 kernels and needs
+`-- --dtype bfloat16`.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ import yaml
 
 from sgl_indexcache.bench.child import device
 from sgl_indexcache.launch import Server
-from sgl_indexcache.nano.tasks import windows
+from sgl_indexcache.nano.phrases import FAMILIES, phrases
+from sgl_indexcache.nano.tasks import needle_batch, windows
 from sgl_indexcache.nano.train import read_shard
 from sgl_indexcache.nano.two_level import CHECKPOINT, SEED
 from sgl_indexcache.search.engine import Engine
+from sgl_indexcache.search.needles import Needle
 from sgl_indexcache.search.report import machine, versions
 
 FLAGS = (
@@ -33,36 +38,112 @@ FLAGS = (
     *("--chunked-prefill-size", "2048", "--max-running-requests", "4", "--log-level", "warning"),
     "--skip-server-warmup",
 )
+DISTRACTORS = {"alone": 0, "among_others": 7}
+"""Other facts of the same phrase in the prompt, by name in the results."""
 
 
-def serve(scoring: dict[str, Any], prompts: list[list[int]], flags: list[str], folder: Path) -> dict[str, Any]:
-    """Loss in nats of every prompt, seconds for each, and the server's counters."""
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What every server is given at one length: windows of text, and facts by the names of DISTRACTORS."""
+
+    length: int
+    prompts: list[list[int]]
+    facts: dict[str, list[Needle]]
+
+    @classmethod
+    def draw(cls, text: torch.Tensor, length: int, prompts: int, facts: int) -> "Tasks":
+        """Of text uint8 [bytes]; the same for the same arguments."""
+        generator = torch.Generator().manual_seed(SEED)
+        drawn = windows(text, prompts, length, generator).tolist()
+        return cls(length, drawn, {name: facts_of(text, length, facts, others) for name, others in DISTRACTORS.items()})
+
+
+def facts_of(text: torch.Tensor, length: int, count: int, others: int) -> list[Needle]:
+    """Prompts of nearly `length` tokens that end where the digits of a fact begin; its depth and phrase vary."""
+    generator = torch.Generator().manual_seed(SEED + 1 + others)
+    found = []
+    for number in range(count):
+        depth = torch.tensor([number / max(1, count - 1)])
+        family = torch.tensor([number % len(FAMILIES)])
+        batch = needle_batch(text, length, depth, family, others, phrases(text.device), generator)
+        digits = batch.digits[0].nonzero()[:, 0]
+        answer = batch.targets[0, digits].tolist()
+        found.append(Needle(batch.tokens[0, : int(digits[0]) + 1].tolist(), answer, len(answer)))
+    return found
+
+
+def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder: Path) -> list[dict[str, Any]]:
+    """By length: loss in nats of every prompt and seconds for each, what was counted for them, and facts found."""
     settings = folder / "indexcache.yaml"
     settings.write_text(yaml.safe_dump({"scoring": scoring}))
     arguments = ["--model-path", str(CHECKPOINT.parent), "--config", str(settings), *FLAGS, *flags]
+    results = []
     with Server(arguments, folder / "server.log") as server:
         engine = Engine(server.url)
-        engine.generate(prompts[0][:100], 1)
-        losses, seconds = [], []
-        for ids in prompts:
-            begun = time.monotonic()
-            losses.append(float(-engine.score(ids).mean()))
-            seconds.append(round(time.monotonic() - begun, 2))
-        return {
-            "loss": round(statistics.fmean(losses), 5),
-            "losses": [round(loss, 5) for loss in losses],
-            "seconds": seconds,
-            "work": server.indexcache_state()["two_level"],
-        }
+        engine.generate(tasks[0].prompts[0][:100], 1)
+        for given in tasks:
+            before = server.indexcache_state()["two_level"]
+            losses, seconds = [], []
+            for ids in given.prompts:
+                begun = time.monotonic()
+                losses.append(float(-engine.score(ids).mean()))
+                seconds.append(round(time.monotonic() - begun, 2))
+            work = between(before, server.indexcache_state()["two_level"])
+            results.append(
+                {
+                    "length": given.length,
+                    "loss": round(statistics.fmean(losses), 5),
+                    "losses": [round(loss, 5) for loss in losses],
+                    "seconds": seconds,
+                    "work": work,
+                    "facts": {name: [fact.ask(engine) for fact in facts] for name, facts in given.facts.items()},
+                }
+            )
+    return results
 
 
-def compared(exact: dict[str, Any], served: dict[str, Any]) -> dict[str, float]:
-    """Relative change of the loss, mean recall of the layers, and the share of keys and summaries that were scored."""
+def between(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What was counted from one snapshot of TwoLevelWork to a later one; None where scoring is exact."""
+    if before is None or after is None:
+        return None
+    work: dict[str, Any] = {}
+    for name, now in after.items():
+        if name == "recall":
+            continue
+        earlier = before[name]
+        work[name] = (
+            {layer: now[layer] - earlier.get(layer, 0) for layer in now} if isinstance(now, dict) else now - earlier
+        )
+    work["recall"] = {
+        layer: round(
+            (after["recall"][layer] * after["sampled_rows"][layer] - _found(before, layer))
+            / work["sampled_rows"][layer],
+            5,
+        )
+        for layer in after["recall"]
+        if work["sampled_rows"][layer]
+    }
+    return work
+
+
+def _found(work: dict[str, Any], layer: str) -> float:
+    return float(work["recall"].get(layer, 0.0) * work["sampled_rows"].get(layer, 0))
+
+
+def compared(exact: dict[str, Any], served: dict[str, Any]) -> dict[str, Any]:
+    """Relative change of the loss and its standard error over prompts, mean recall of the layers, the share of keys and
+    summaries that were scored, and facts found of those that exact scoring finds."""
     work = served["work"]
+    changes = [now / base - 1 for now, base in zip(served["losses"], exact["losses"], strict=True)]
     return {
         "loss_change": round(served["loss"] / exact["loss"] - 1, 6),
-        "recall": round(statistics.fmean(work["recall"].values()), 4) if work["recall"] else float("nan"),
+        "loss_change_error": round(statistics.stdev(changes) / len(changes) ** 0.5, 6) if len(changes) > 1 else None,
+        "recall": round(statistics.fmean(work["recall"].values()), 4) if work["recall"] else None,
         "keys": round((work["keys_scored"] + work["summaries_scored"]) / work["keys_seen"], 4),
+        "found": {
+            name: f"{sum(a and b for a, b in zip(solved, served['facts'][name], strict=True))} of {sum(solved)}"
+            for name, solved in exact["facts"].items()
+        },
     }
 
 
@@ -70,8 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the packed corpus")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--length", type=int, default=8000, help="tokens of a prompt")
-    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8000], help="tokens of a prompt")
+    parser.add_argument("--prompts", type=int, default=2, help="windows of text of each length")
+    parser.add_argument("--needles", type=int, default=0, help="facts of each length, alone and among others")
     parser.add_argument(
         "--shortlists", type=float, nargs="+", default=[0.5], help="fractions of the pages before a row"
     )
@@ -79,19 +161,22 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", help="further flags of `sgl-indexcache serve`, after --")
     options = parser.parse_args()
     text = read_shard(options.data, "heldout", torch.device("cpu"))
-    generator = torch.Generator().manual_seed(SEED)
-    prompts = windows(text, options.prompts, options.length, generator).tolist()
+    tasks = [Tasks.draw(text, length, options.prompts, options.needles) for length in options.lengths]
     found: dict[str, Any] = {
-        "schema": 2,
+        "schema": 3,
         "versions": versions(),
         "machine": {**machine(), **device()},
         "flags": options.flags,
-        "length": options.length,
         "prompts": options.prompts,
         "two_level": [],
     }
+
+    def write() -> None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        found["exact"] = serve({"mode": "exact"}, prompts, options.flags, Path(folder))
+        found["exact"] = serve({"mode": "exact"}, tasks, options.flags, Path(folder))
         for shortlist, floor in itertools.product(options.shortlists, options.floors):
             scoring = {
                 "mode": "two_level",
@@ -100,12 +185,13 @@ def main() -> None:
                 "sample_rows": 64,
                 "min_saved_scores": 0,
             }
-            served = serve(scoring, prompts, options.flags, Path(folder))
-            found["two_level"].append({"scoring": scoring, **served, **compared(found["exact"], served)})
-            line = {name: found["two_level"][-1][name] for name in ("loss_change", "recall", "keys")}
-            print(f"shortlist {shortlist} floor {floor}: {line}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+            served = serve(scoring, tasks, options.flags, Path(folder))
+            for base, now in zip(found["exact"], served, strict=True):
+                figures = compared(base, now)
+                found["two_level"].append({"scoring": scoring, **now, **figures})
+                print(f"{now['length']} shortlist {shortlist} floor {floor}: {figures}", flush=True)
+            # A server takes a minute to start: what is known is on disk.
+            write()
 
 
 if __name__ == "__main__":

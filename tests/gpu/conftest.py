@@ -126,7 +126,11 @@ def record(folder: Path, model: Path, name: str, script: str, *arguments: str) -
     command = [sys.executable, str(Path(__file__).with_name(script)), "--model", str(model), "--pattern", PATTERN]
     # The other tests run SGLang's CPU engine; this one must not.
     environment = {key: value for key, value in os.environ.items() if key != "SGLANG_USE_CPU_ENGINE"}
-    subprocess.run([*command, *arguments, "--out", str(out)], check=True, timeout=400, env=environment)
+    done = subprocess.run(
+        [*command, *arguments, "--out", str(out)], timeout=400, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"engine {name} ended with {done.returncode}: {(done.stdout + done.stderr)[-4000:]}")
     if keep := os.environ.get("GPU_TEST_RECORDS"):
         Path(keep).mkdir(parents=True, exist_ok=True)
         (Path(keep) / out.name).write_text(out.read_text())

@@ -74,7 +74,7 @@ def main() -> None:
         dsa_prefill_backend="flashmla_sparse",
         dsa_decode_backend="flashmla_kv" if fp8 else "flashmla_sparse",
         dsa_topk_backend=options.topk,
-        mem_fraction_static=0.7,
+        mem_fraction_static=0.9,
         max_total_tokens=400_000,
         chunked_prefill_size=8192,
         cuda_graph_max_bs_decode=8,

@@ -74,7 +74,7 @@ def main() -> None:
         dsa_prefill_backend="flashmla_sparse",
         dsa_decode_backend="flashmla_sparse",
         dsa_topk_backend=kernels["topk"],
-        mem_fraction_static=0.4,
+        mem_fraction_static=0.9,
         max_total_tokens=POOL_TOKENS,
         chunked_prefill_size=8192,
         cuda_graph_max_bs_decode=4,
