@@ -18,7 +18,8 @@ from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.attention.snapshots import Snapshots
 from sgl_indexcache.indexer.cuda import select_rows
 from sgl_indexcache.indexer.forms import Form, Terms
-from sgl_indexcache.indexer.two_level_cuda import Inputs, TwoLevelCuda
+from sgl_indexcache.indexer.inputs import Inputs
+from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels

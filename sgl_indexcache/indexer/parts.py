@@ -29,7 +29,8 @@ class Part:
     complete  int32 [G]         complete pages before its own
     group     int32 [rows]      group of each row
     lengths   int32 [rows]      keys of the listed pages that a row sees
-    sampled   int64 [S]         the guard's samples, rows of the forward
+    sampled   int64 [S]         the guard's samples, rows of the forward; sampled_group int64 [S] and sampled_lengths
+                                int32 [S], the keys that they see
     samples   S; keys_sampled, own_keys, summaries: keys that samples see, keys of own pages, summaries scored
     """
 
@@ -44,6 +45,8 @@ class Part:
     group: torch.Tensor
     lengths: torch.Tensor
     sampled: torch.Tensor
+    sampled_group: torch.Tensor
+    sampled_lengths: torch.Tensor
     samples: int
     keys_sampled: int
     own_keys: int
@@ -56,6 +59,7 @@ class Part:
         head = (torch.arange(start // GROUP, (end - 1) // GROUP + 1) * GROUP).clamp(min=start)
         sampled = guard.sampled(position).nonzero()[:, 0]
         complete = head // PAGE
+        group = position // GROUP - start // GROUP
 
         def put(tensor: torch.Tensor, dtype: torch.dtype = torch.int32) -> torch.Tensor:
             return tensor.to(device, dtype, non_blocking=True)
@@ -69,9 +73,11 @@ class Part:
             most=(end - 1) // PAGE,
             heads=put(head - start + first, torch.int64),
             complete=put(complete),
-            group=put(position // GROUP - start // GROUP),
+            group=put(group),
             lengths=put(n * PAGE + position % PAGE + 1),
             sampled=put(sampled + first, torch.int64),
+            sampled_group=put(group[sampled], torch.int64),
+            sampled_lengths=put(sampled + start + 1),
             samples=len(sampled),
             keys_sampled=int((sampled + start + 1).sum()),
             own_keys=int((position % PAGE + 1).sum()),

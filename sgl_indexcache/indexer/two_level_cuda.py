@@ -9,14 +9,14 @@ lists takes the host longer than an exact layer (docs/results/store.md).
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from sgl_indexcache.indexer.cuda import select_rows, shift
 from sgl_indexcache.indexer.forms import Form
+from sgl_indexcache.indexer.inputs import IndexerTerms, Inputs
 from sgl_indexcache.indexer.parts import Part, Plain, lay_out
+from sgl_indexcache.indexer.samples import Samples
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.kernels.shortlist import PAGE
@@ -24,27 +24,8 @@ from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summ
 from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
-
-class IndexerTerms(Protocol):
-    """What this room needs of SGLang's `Indexer` module (layers/attention/dsa/dsa_indexer.py:309)."""
-
-    num_init_tokens: int
-    """first and"""
-    num_local_tokens: int
-    """last positions that every selection holds"""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a Full layer of the forward selects by; arguments as of cuda.select_rows, gates [T, H]."""
-
-    indexer: IndexerTerms
-    queries: torch.Tensor
-    gates: torch.Tensor
-    index_k: torch.Tensor
-    page_table: torch.Tensor
-    request: torch.Tensor
-    lengths: torch.Tensor
+JUDGED_PAGES = 1024
+"""A context is judged by samples in so many pages before it at most: 256 samples at the usual rate."""
 
 
 class TwoLevelCuda:
@@ -68,7 +49,7 @@ class TwoLevelCuda:
         """Keep records of these Full layers, and forget everything; no request may be running."""
         self.layers = tuple(layers)
         self.pages.configure(layers)
-        self._seen = torch.zeros(len(layers), 2, dtype=torch.int64, device=self.pages.there.device)
+        self._samples = Samples(self.pages, self.topk, self.budget_bytes)
         self._counted = torch.zeros(len(layers), 2, dtype=torch.int64)
         self._parts: list[Part] = []
         self._exact: list[Plain] = []
@@ -78,7 +59,8 @@ class TwoLevelCuda:
     # --- before a forward ---
 
     def clear(self) -> None:
-        """The forward in preparation shortlists nothing."""
+        """The forward in preparation shortlists nothing; to be called before every forward."""
+        self._samples.join()
         self._parts, self._exact = [], []
 
     def begin(self, lengths: Sequence[int], new: Sequence[int], page_table: torch.Tensor, *, asked: bool) -> None:
@@ -108,12 +90,13 @@ class TwoLevelCuda:
         verdicts = []
         for request in requests:
             before = min(part.start for part in self._parts if part.request == request) // PAGE
-            latest = self.pages.recall(page_table[request, :before]).flip(1).cumsum(1)
+            near = page_table[request, max(0, before - JUDGED_PAGES) : before]
+            latest = self.pages.recall(near).flip(1).cumsum(1)
             enough = latest[:, :, 0] >= SAMPLES * self.topk
             at = enough.int().argmax(1).view(-1, 1, 1).expand(-1, 1, 2)
             wanted, found = latest.gather(1, at)[:, 0].unbind(1)
             verdicts.append(enough.any(1) & (found < self.guard.floor * wanted))
-        told = torch.cat((torch.stack(verdicts, 1).long(), self._seen, self.pages.there.sum(1, keepdim=True)), 1).cpu()
+        told = torch.cat((torch.stack(verdicts, 1).long(), self._figures()), 1).cpu()
         self._count(told[:, -3:])
         for layer, tripped in zip(self.layers, told[:, :-3].bool().tolist(), strict=True):
             self._fallen[layer] = {request for request, trips in zip(requests, tripped, strict=True) if trips}
@@ -122,7 +105,12 @@ class TwoLevelCuda:
 
     def refresh(self) -> None:
         """Bring the counts of samples up to date; waits for the device."""
-        self._count(torch.cat((self._seen, self.pages.there.sum(1, keepdim=True)), 1).cpu())
+        self._samples.join()
+        self._count(self._figures().cpu())
+
+    def _figures(self) -> torch.Tensor:
+        """int64 [L, 3], see `_count`."""
+        return torch.cat((self._samples.seen, self.pages.there.sum(1, keepdim=True)), 1)
 
     def _count(self, told: torch.Tensor) -> None:
         """From int64 [L, 3]: samples and positions found by them since the start, and pages with a summary."""
@@ -214,31 +202,10 @@ class TwoLevelCuda:
         return max(self.shortlist.window, near)
 
     def _watch(self, layer: int, given: Inputs, part: Part, listed: torch.Tensor) -> None:
-        """Score the part's samples exactly, and note how much of that their lists hold.
-
-        The best of a subset are those of the best that lie in it: what two-level scoring finds of an exact selection is
-        what lies in listed pages.
-        """
-        if not part.samples:
-            return
-        rows = part.sampled
-        wanted = torch.empty(part.samples, self.topk, dtype=torch.int32, device=listed.device)
-        select_rows(
-            given.indexer, _rows(given.queries, rows), given.gates[rows], given.index_k, given.page_table,
-            given.request[rows], given.lengths[rows], max_length=part.start + part.rows, form="positions", offsets=None,
-            budget_bytes=self.budget_bytes, out=wanted,
-        )  # fmt: skip
-        pages = wanted // PAGE
-        lists = listed[part.group[rows - part.first].long()]
-        nearest = torch.searchsorted(lists, pages).clamp_(max=part.n)
-        found = (lists.gather(1, nearest) == pages).sum(1)
-        own = given.page_table[part.request][lists[:, part.n].long()]
-        self.pages.add_recall(layer, own.long(), self.topk, found)
-        if self._asked:
-            seen = self._seen[self.layers.index(layer)]
-            seen[0] += part.samples
-            seen[1] += found.sum()
-            self.work.keys_sampled += part.keys_sampled
+        if part.samples:
+            self._samples.judge(layer, given, part, listed, asked=self._asked)
+            if self._asked:
+                self.work.keys_sampled += part.keys_sampled
 
     def _count_exact(self, start: int, rows: int) -> None:
         if self._asked:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 
 from sgl_indexcache.indexer.cuda import select_rows
-from sgl_indexcache.indexer.two_level_cuda import IndexerTerms, Inputs, TwoLevelCuda
+from sgl_indexcache.indexer.inputs import IndexerTerms, Inputs
+from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 from sgl_indexcache.kernels.select.api import BLOCK
 from sgl_indexcache.kernels.shortlist import GROUP, PAGE
 

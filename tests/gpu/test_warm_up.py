@@ -9,9 +9,10 @@ import pytest
 import torch
 from triton import knobs
 
+from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import Guard
-from sgl_indexcache.indexer.two_level_cuda import Inputs, TwoLevelCuda
+from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 from sgl_indexcache.indexer.warm_up import warm_up
 from sgl_indexcache.kernels.score.kernel import score_kernel
 from sgl_indexcache.kernels.score_select.reference import pack

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from sgl_indexcache.indexer import two_level_cuda
+from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
-from sgl_indexcache.indexer.two_level_cuda import Inputs, TwoLevelCuda
+from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 from sgl_indexcache.kernels import score_select as score_select_op
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.score_select import reference as score_select_reference

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from sgl_indexcache.indexer import two_level_cuda, warm_up
+from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import Guard
-from sgl_indexcache.indexer.two_level_cuda import Inputs, TwoLevelCuda
+from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
 from sgl_indexcache.kernels import score_select as op
 from sgl_indexcache.kernels.score_select.reference import pack
 from sgl_indexcache.kernels.shortlist import PAGE, api, reference

@@ -68,7 +68,10 @@ def score_select(
     step = rows_at_once(rows, max_length, budget_bytes, q.device)
     width = padded(max_length)
     scored = max_length > k
-    logits = torch.empty(min(step, rows), width if scored else 0, dtype=torch.float32, device=q.device)
+    logits = torch.empty(min(step, rows) if scored else 1, width, dtype=torch.float32, device=q.device)
+    if not scored:
+        # Nobody reads them. Their rows are no apart, which takes the same kernel as whole pages.
+        logits = logits.expand(min(step, rows), -1)
     maxima = torch.empty(min(step, rows), width // BLOCK, dtype=torch.float32, device=q.device)
     for first in range(0, rows, step):
         part = slice(first, min(rows, first + step))
