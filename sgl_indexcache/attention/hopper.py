@@ -160,6 +160,8 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
             known = self.snapshots is not None and self.snapshots.reads
             (self.work.reused if known else self.work.full)(full * real_rows, full * keys)
             self.work.shared(len(self.shared_layers) * real_rows, len(self.shared_layers) * keys)
+            if self.two_level is not None and phase == "decode" and self.two_level.decode.serves(len(lengths)):
+                self.two_level.decode.count(lengths.of(real_rows), self.two_level.work)
 
     def _use_flags(self) -> None:
         """For forwards that are neither (speculation, which is refused, and graphs of whole prefills)."""
@@ -221,19 +223,15 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         """
         attention = metadata.attn_metadata
         terms = self.terms(metadata)
-        if phase == "decode":
-            lengths = metadata.get_seqlens_int32()
-            request = self.get_device_int32_arange(lengths.shape[0])
-        else:
-            lengths, request = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
+        given = self.inputs(phase, indexer, queries, gates, index_k, metadata)
         select_rows(
             indexer,
-            queries,
-            gates,
+            given.queries,
+            given.gates,
             index_k,
             terms.page_table,
-            request,
-            lengths,
+            given.request,
+            given.lengths,
             max_length=min(attention.max_seq_len_k, terms.page_table.shape[1] * attention.page_size),
             form=terms.form,
             offsets=terms.offsets,
@@ -243,12 +241,22 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         return out
 
     def inputs(
-        self, indexer: Any, queries: torch.Tensor, gates: torch.Tensor, index_k: torch.Tensor, metadata: Any
+        self,
+        phase: Phase,
+        indexer: Any,
+        queries: torch.Tensor,
+        gates: torch.Tensor,
+        index_k: torch.Tensor,
+        metadata: Any,
     ) -> Inputs:
-        """What two-level scoring selects a prefill's rows by; arguments as of `select`."""
-        table, request = metadata.get_page_table_64(), metadata.get_token_to_batch_idx()
-        gates = gates.view(gates.shape[0], -1)
-        return Inputs(indexer, queries, gates, index_k, table, request, metadata.get_seqlens_expanded())
+        """What two-level scoring selects rows by; arguments as of `select`."""
+        table = metadata.get_page_table_64()
+        if phase == "decode":
+            lengths = metadata.get_seqlens_int32()
+            request = self.get_device_int32_arange(lengths.shape[0])
+        else:
+            lengths, request = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
+        return Inputs(indexer, queries, gates.reshape(gates.shape[0], -1), index_k, table, request, lengths)
 
 
 def _asked(forward_batch: Any, lengths: RowLengths) -> int:

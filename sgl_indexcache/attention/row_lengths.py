@@ -37,6 +37,10 @@ class RowLengths:
         """Keys that each row selects when it may select `most`; at least 1, which padding rows count for."""
         return self._lengths.clamp(1, most)
 
+    def of(self, rows: int) -> torch.Tensor:
+        """Keys that each of the first `rows` rows sees."""
+        return self._lengths[:rows]
+
     def keys(self, rows: int) -> int:
         """Keys that the first `rows` rows see in all."""
         return int(self._lengths[:rows].sum())

@@ -1,11 +1,11 @@
-"""Two-level scoring of prefills on CUDA: which rows have a shortlist, and a Full layer's selection for them.
+"""Two-level scoring on CUDA: which rows of a prefill have a shortlist, and a Full layer's selection for them.
 
 `begin` settles everything that the host has to know before the launch of a forward; in the layers nothing waits for the
 device. What two_level.py does page by page is done here for all rows of a request at once, so the guard judges a
 context once a forward, by the pages before it, and digests do not vote (store/device_pages.py).
 
-A single row is scored exactly, as in decode, and so are rows whose lists would save too little: what is launched for
-lists takes the host longer than an exact layer (docs/results/store.md).
+A single row is scored exactly, and so are rows whose lists would save too little: what is launched for lists takes the
+host longer than an exact layer (docs/results/store.md). Decode steps are in two_level_decode.py.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -19,13 +19,12 @@ from sgl_indexcache.indexer.parts import Part, Plain, lay_out
 from sgl_indexcache.indexer.samples import Samples
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
+from sgl_indexcache.indexer.two_level_decode import DecodeLists
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
+from sgl_indexcache.kernels.shortlist.decode import JUDGED_PAGES
 from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
-
-JUDGED_PAGES = 1024
-"""A context is judged by samples in so many pages before it at most: 256 samples at the usual rate."""
 
 
 class TwoLevelCuda:
@@ -39,9 +38,11 @@ class TwoLevelCuda:
         topk: int,
         budget_bytes: int,
         min_saved: int = 0,
+        decode_rows: int | None = None,
     ) -> None:
         self.pages, self.shortlist, self.guard = pages, shortlist, guard
         self.topk, self.budget_bytes, self.min_saved = topk, budget_bytes, min_saved
+        self._decode_rows = decode_rows
         self.work = TwoLevelWork()
         self.configure(pages.layers)
 
@@ -50,7 +51,10 @@ class TwoLevelCuda:
         self.layers = tuple(layers)
         self.pages.configure(layers)
         self._samples = Samples(self.pages, self.topk, self.budget_bytes)
-        self._counted = torch.zeros(len(layers), 2, dtype=torch.int64)
+        self.decode = DecodeLists(
+            self.pages, self.shortlist, self.guard, self.topk, self.budget_bytes, self._decode_rows
+        )
+        self._counted = torch.zeros(len(layers), 4, dtype=torch.int64)
         self._parts: list[Part] = []
         self._exact: list[Plain] = []
         self._fallen: dict[int, set[int]] = {}
@@ -97,8 +101,8 @@ class TwoLevelCuda:
             wanted, found = latest.gather(1, at)[:, 0].unbind(1)
             verdicts.append(enough.any(1) & (found < self.guard.floor * wanted))
         told = torch.cat((torch.stack(verdicts, 1).long(), self._figures()), 1).cpu()
-        self._count(told[:, -3:])
-        for layer, tripped in zip(self.layers, told[:, :-3].bool().tolist(), strict=True):
+        self._count(told[:, -5:])
+        for layer, tripped in zip(self.layers, told[:, :-5].bool().tolist(), strict=True):
             self._fallen[layer] = {request for request, trips in zip(requests, tripped, strict=True) if trips}
             if self._asked:
                 self.work.layers[layer].fallbacks += len(self._fallen[layer])
@@ -109,18 +113,25 @@ class TwoLevelCuda:
         self._count(self._figures().cpu())
 
     def _figures(self) -> torch.Tensor:
-        """int64 [L, 3], see `_count`."""
-        return torch.cat((self._samples.seen, self.pages.there.sum(1, keepdim=True)), 1)
+        """int64 [L, 5], see `_count`."""
+        decoded = self.decode.counts
+        samples = self._samples.seen + decoded[:, :2]
+        return torch.cat((samples, decoded[:, 2:], self.pages.there.sum(1, keepdim=True)), 1)
 
     def _count(self, told: torch.Tensor) -> None:
-        """From int64 [L, 3]: samples and positions found by them since the start, and pages with a summary."""
-        more = told[:, :2] - self._counted
-        self._counted = told[:, :2]
-        self.pages.valid_pages = int(told[0, 2])
-        for layer, (rows, found) in zip(self.layers, more.tolist(), strict=True):
-            seen = self.work.layers[layer]
+        """From int64 [L, 5]: since the start samples, positions found by them, decoded rows that the guard has had
+        scored exactly and their keys; and pages with a summary."""
+        more = told[:, :4] - self._counted
+        self._counted = told[:, :4]
+        self.pages.valid_pages = int(told[0, 4])
+        work = self.work
+        for layer, (rows, found, fallen, keys) in zip(self.layers, more.tolist(), strict=True):
+            seen = work.layers[layer]
             seen.rows, seen.found = seen.rows + rows, seen.found + found
             seen.wanted += rows * self.topk
+            seen.fallbacks += fallen
+            work.rows, work.exact_rows = work.rows - fallen, work.exact_rows + fallen
+            work.exact_keys, work.keys_scored = work.exact_keys + keys, work.keys_scored + keys
 
     # --- in a layer ---
 

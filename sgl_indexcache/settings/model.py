@@ -70,6 +70,15 @@ class Scoring(_Section):
             "scored exactly, since arranging shortlists takes as long as that many scores."
         ),
     )
+    decode_rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "CUDA: decode steps of at least so many requests use shortlists, of a size in keys; null: none does, every "
+            "step is scored exactly. On the CPU every step uses them."
+        ),
+    )
 
 
 class Kernels(_Section):

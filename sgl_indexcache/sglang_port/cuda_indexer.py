@@ -20,11 +20,18 @@ def _paged(
 ) -> Any:
     """Around Indexer._get_topk_paged: int32 `[T, index_topk]` of a decode forward."""
     backend = runtime.current.backend
-    mode = forward_batch.forward_mode
-    if backend is not None and mode.is_decode_or_idle() and backend.indexer_for("decode", q_fp8.shape[0]) == "ours":
-        return backend.select(
-            "decode", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, _empty(indexer, q_fp8)
-        )
+    if backend is not None and forward_batch.forward_mode.is_decode_or_idle():
+        rows, two_level = q_fp8.shape[0], backend.two_level
+        if two_level is not None and two_level.decode.serves(rows):
+            given = backend.inputs("decode", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
+            backend.kernels["decode", "indexer"] = "two_level"
+            selection = _empty(indexer, q_fp8)
+            two_level.decode.select(layer_id, given, slots=backend.terms(metadata).form == "slots", out=selection)
+            return selection
+        if backend.indexer_for("decode", rows) == "ours":
+            return backend.select(
+                "decode", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, _empty(indexer, q_fp8)
+            )
     q_fp8, weights = pad_heads(q_fp8, weights)
     return original(indexer, forward_batch, layer_id, q_fp8, weights, metadata)
 
@@ -50,7 +57,7 @@ def _ragged(
     ours = listed or backend.indexer_for("prefill", q_fp8.shape[0]) == "ours"
     given = None
     if two_level is not None and two_level.lists:
-        given = backend.inputs(indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
+        given = backend.inputs("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
     out = topk_result if topk_result is not None or not (known or ours) else _empty(indexer, q_fp8)
     if given is not None and not listed:
         two_level.watch(layer_id, given)

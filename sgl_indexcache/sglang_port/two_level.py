@@ -32,6 +32,11 @@ def check(args: Any, scoring: Scoring, device: Device, config: Any) -> None:
             "scoring.mode: two_level is not supported with --disaggregation-mode, whose KV arrives without a forward: "
             "set scoring.mode: exact"
         )
+    if device == "cuda" and scoring.decode_rows is not None and not isinstance(scoring.shortlist, int):
+        raise RefusedError(
+            "scoring.decode_rows needs shortlists of one size, but scoring.shortlist is a fraction: "
+            "give it as a number of keys, such as 8128, or leave scoring.decode_rows out"
+        )
     if args.page_size != PAGE:
         raise RefusedError(
             f"scoring.mode: two_level needs pages of {PAGE} tokens, not {args.page_size}: "
@@ -83,7 +88,8 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) 
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings)
     shortlist = replace(shortlist, most=MOST_CHOSEN)
-    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes, settings.scoring.min_saved_scores)
+    scoring = settings.scoring
+    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes, scoring.min_saved_scores, scoring.decode_rows)
     indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer
     begin = time.monotonic()
     forwards = warm_up(two_level, indexer, indexer.n_heads, index_k, model_runner.model_config.context_len)

@@ -57,6 +57,7 @@ def main() -> None:
             "SGL_INDEXCACHE_SCORING__SHORTLIST": options.two_level,
             "SGL_INDEXCACHE_SCORING__RECALL_FLOOR": options.floor,
             "SGL_INDEXCACHE_SCORING__SAMPLE_ROWS": "16",
+            "SGL_INDEXCACHE_SCORING__DECODE_ROWS": "1",
         }
     if options.topk == "torch":
         os.environ["SGLANG_DSA_FUSE_TOPK"] = "false"  # the torch selection has no fused form
@@ -99,9 +100,12 @@ def main() -> None:
         length: [recorder.selections(int(length), layers), counters(engine)]
         for length in filter(None, options.selections.split(","))
     }
+    decoded = {
+        length: [counters(engine), recorder.decoded(int(length), layers), counters(engine)] for length in selections
+    }
     answers = recorder.all([int(part) for part in options.lengths.split(",") if part])
     if selections:
-        answers["selections"] = selections
+        answers["selections"], answers["decoded"] = selections, decoded
     if not fp8:
         answers["mixed"] = Mixed(engine, vocabulary).run()
     answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
@@ -147,11 +151,18 @@ class Recorder:
 
     def selections(self, length: int, layers: int) -> list[str]:
         """Selections in layer 0, whose inputs no selection has changed, of every EVERY-th row of a cold prompt."""
+        return self._selections(self.tokens(length, length, 2), 1, layers)[::EVERY]
+
+    def decoded(self, length: int, layers: int) -> list[str]:
+        """Selections in layer 0 of the rows that are decoded after another cold prompt."""
+        return self._selections(self.tokens(length, length, 3), NEW_TOKENS, layers)[length:]
+
+    def _selections(self, prompt: list[int], new_tokens: int, layers: int) -> list[str]:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
         request = GenerateReqInput(
-            input_ids=self.tokens(length, length, 2),
-            sampling_params={"max_new_tokens": 1, "temperature": 0, "ignore_eos": True},
+            input_ids=prompt,
+            sampling_params={"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True},
             return_indexer_topk=True,
         )
         result = self.engine.loop.run_until_complete(
@@ -159,8 +170,8 @@ class Recorder:
         )
         found = result["meta_info"]["indexer_topk"]
         flat = np.frombuffer(base64.b64decode(found), dtype=np.int32) if isinstance(found, str) else np.asarray(found)
-        rows = flat.reshape(length, layers, -1)[:, 0]
-        return [base64.b64encode(zlib.compress(row.astype(np.int32).tobytes())).decode() for row in rows[::EVERY]]
+        rows = flat.reshape(len(prompt) + new_tokens - 1, layers, -1)[:, 0]
+        return [base64.b64encode(zlib.compress(row.astype(np.int32).tobytes())).decode() for row in rows]
 
     def ask(self, prompts: list[list[int]], scored_from: int | None = None) -> list[dict[str, Any]]:
         results = self.engine.generate(

@@ -33,9 +33,12 @@ def answers(two_level_engines: dict[str, Future[Answers]]) -> dict[str, Answers]
 
 def rows(answers: Answers, length: int) -> dict[int, set[int]]:
     """Selected positions in layer 0, by position of the row."""
-    found, _ = answers["selections"][str(length)]
+    return {nth * EVERY: row for nth, row in enumerate(unpack(answers["selections"][str(length)][0]))}
+
+
+def unpack(found: list[str]) -> list[set[int]]:
     unpacked = [np.frombuffer(zlib.decompress(base64.b64decode(row)), dtype=np.int32) for row in found]
-    return {nth * EVERY: set(row[row >= 0].tolist()) for nth, row in enumerate(unpacked)}
+    return [set(row[row >= 0].tolist()) for row in unpacked]
 
 
 def counters(answers: Answers, length: int) -> dict[str, Any]:
@@ -106,6 +109,28 @@ def test_below_the_floor_chunks_are_scored_exactly(answers: dict[str, Answers]) 
     late = [p for p in chosen if p >= CHUNK]
     recall = sum(len(chosen[p] & exact[p]) for p in late) / (TOP_K * len(late))
     assert recall > 0.99
+
+
+def test_decoded_rows_look_into_their_lists_alone(answers: dict[str, Answers]) -> None:
+    """64 pages and a row's own; exact selections of 30,000 keys lie in many more."""
+    length, most = LENGTHS[-1], 4096 // PAGE + 1
+    found: dict[str, list[set[int]]] = {}
+    for name in ("exact", "two-level", "guarded"):
+        before, selections, after = answers[name]["decoded"][str(length)]
+        found[name] = unpack(selections)
+        for step, row in enumerate(found[name]):
+            assert len(row) == TOP_K
+            assert max(row) <= length + step
+        if name == "two-level":
+            # The step after the last token may have begun.
+            decoded = after["rows"] - before["rows"] - FULL * (length - FIRST)
+            assert decoded in (FULL * len(selections), FULL * (len(selections) + 1))
+    assert len(found["exact"]) > 4
+    pages = {name: [len({position // PAGE for position in row}) for row in rows] for name, rows in found.items()}
+    assert max(pages["two-level"]) <= most
+    assert min(pages["exact"]) > most
+    # The guard has seen enough of this context.
+    assert min(pages["guarded"]) > most
 
 
 def test_warm_turns_repeats_and_decoded_text(answers: dict[str, Answers]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sgl_indexcache.kernels.shortlist import (
@@ -72,11 +73,10 @@ def test_columns_become_positions() -> None:
     assert to_positions(picks, listed).tolist() == [[64, 127, 256, -1], [5, 191, -1, -1]]
 
 
-def test_the_triton_kernels_equal_the_reference() -> None:
-    """All cases of interpreted_shortlist.py."""
-    cases = str(Path(__file__).with_name("interpreted_shortlist.py"))
+@pytest.mark.parametrize("cases", ["interpreted_shortlist.py", "interpreted_decode.py"])
+def test_the_triton_kernels_equal_the_reference(cases: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).with_name(cases))],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -44,6 +44,7 @@ def test_defaults() -> None:
             "recall_floor": 0.9,
             "sample_rows": 256,
             "min_saved_scores": 1 << 25,
+            "decode_rows": None,
         },
         "store": {
             "enabled": False,

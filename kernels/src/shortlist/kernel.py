@@ -8,6 +8,19 @@ TINY = tl.constexpr(1.1754943508222875e-38)
 """The smallest normal float32: a page of zeros has a scale, too."""
 
 
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def summary_of(index_k, page, D: tl.constexpr, PAGE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A KV page's summary: bytes uint8 [D] of the fp8 key, and its scale."""
+    slot = tl.arange(0, PAGE)
+    column = tl.arange(0, D)
+    keys = index_k + page * (PAGE * (D + 4))
+    raw = tl.load(keys + slot[:, None] * D + column[None, :]).to(tl.float8e4nv, bitcast=True)
+    scales = tl.load((keys + PAGE * D).to(tl.pointer_type(tl.float32)) + slot)
+    mean = tl.sum(raw.to(tl.float32) * scales[:, None], 0) / PAGE
+    scale = tl.maximum(tl.max(tl.abs(mean), 0) / FP8_MAX, TINY)
+    return (mean / scale).to(tl.float8e4nv).to(tl.uint8, bitcast=True), scale
+
+
 @triton.jit(do_not_specialize_on_alignment=["page_table", "summaries", "there"])  # type: ignore[untyped-decorator, unused-ignore]
 def summarise_kernel(  # type: ignore[no-untyped-def]
     index_k, page_table, summaries, there, packed, D: tl.constexpr, PAGE: tl.constexpr
@@ -19,13 +32,7 @@ def summarise_kernel(  # type: ignore[no-untyped-def]
     record = summaries + page * (D + 4)
     into = packed + (nth // PAGE).to(tl.int64) * (PAGE * (D + 4))
     if tl.load(there + page) == 0:
-        slot = tl.arange(0, PAGE)
-        keys = index_k + page * (PAGE * (D + 4))
-        raw = tl.load(keys + slot[:, None] * D + column[None, :]).to(tl.float8e4nv, bitcast=True)
-        scales = tl.load((keys + PAGE * D).to(tl.pointer_type(tl.float32)) + slot)
-        mean = tl.sum(raw.to(tl.float32) * scales[:, None], 0) / PAGE
-        scale = tl.maximum(tl.max(tl.abs(mean), 0) / FP8_MAX, TINY)
-        key = (mean / scale).to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+        key, scale = summary_of(index_k, page, D, PAGE)
         tl.store(record + column, key)
         tl.store((record + D).to(tl.pointer_type(tl.float32)), scale)
         tl.store(there + page, 1)

@@ -95,3 +95,33 @@ def select_listed(
     scores = torch.stack([score(q[row, None], keys[at], w[row, None])[0] for row, at in enumerate(there)])
     lengths = (listed.shape[1] - 1) * PAGE + position % PAGE + 1
     return to_positions(select(scores, lengths, k), listed)
+
+
+def select_decoded(
+    q: torch.Tensor,
+    w: torch.Tensor,
+    index_k: torch.Tensor,
+    page_table: torch.Tensor,
+    lengths: torch.Tensor,
+    n: int,
+    k: int,
+    window: int,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Selection int32 `[T, k]` of the last rows of T requests, as positions, and the pages that each lists, its own
+    last; q [T, H, D], w [T, H], index_k and page_table [T, P] by KV page id, lengths [T] > 0.
+    """
+    found, lists = [], []
+    for row, length in enumerate(lengths.tolist()):
+        complete = (length - 1) // PAGE
+        ids = page_table[row, : complete + 1].long()
+        keys = unpack(index_k, ids).float()
+        means = unpack_summary(pack_summary(keys[: complete * PAGE].view(complete, PAGE, keys.shape[1]).mean(1)))
+        one, gates = q[row, None].float(), w[row, None]
+        listed = torch.arange(complete, dtype=torch.int32, device=q.device)
+        if complete > n:
+            listed = list_pages(one, gates, means, torch.tensor([complete], device=q.device), n, window)[0]
+        listed = torch.cat((listed, listed.new_tensor([complete])))
+        at = torch.tensor([length - 1], device=q.device)
+        found.append(select_listed(one, gates, keys[:length], listed[None], at, k))
+        lists.append(listed)
+    return torch.cat(found), lists

@@ -1,0 +1,167 @@
+"""Triton kernels of two-level scoring in a decode step: rows of several requests, whose contexts only the device knows.
+
+Nothing here depends on lengths but masks, so a captured graph replays it for any batch.
+"""
+
+import triton
+import triton.language as tl
+
+from sgl_indexcache.kernels.shortlist.kernel import summary_of
+
+PAGE = tl.constexpr(64)
+HASH = tl.constexpr(0x9E3779B1)
+"""See Guard.sampled in sgl_indexcache/indexer/two_level.py."""
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def complete_pages(length):  # type: ignore[no-untyped-def]
+    """Pages before a row's own; a row of padding may have no keys at all."""
+    return tl.maximum(length - 1, 0) // PAGE
+
+
+@triton.jit(do_not_specialize=["table_stride"])  # type: ignore[untyped-decorator, unused-ignore]
+def summarise_rows_kernel(  # type: ignore[no-untyped-def]
+    index_k, page_table, lengths, summaries, there, table_stride, D: tl.constexpr, AT_ONCE: tl.constexpr
+):
+    """Program (t, c): of row t's complete pages those from c * AT_ONCE on that have no summary get one.
+
+    Rows that share a prefix may make the same summary at the same time, of the same bytes.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    complete = complete_pages(tl.load(lengths + row))
+    first = tl.program_id(1) * AT_ONCE
+    if first < complete:
+        nth = first + tl.arange(0, AT_ONCE)
+        table = page_table + row * table_stride
+        pages = tl.load(table + nth, mask=nth < complete, other=0).to(tl.int64)
+        missing = (nth < complete) & (tl.load(there + pages) == 0)
+        left = tl.sum(missing.to(tl.int32), 0)
+        while left > 0:
+            at = tl.min(tl.where(missing, nth, first + AT_ONCE), 0)
+            page = tl.load(table + at).to(tl.int64)
+            key, scale = summary_of(index_k, page, D, PAGE)
+            record = summaries + page * (D + 4)
+            tl.store(record + tl.arange(0, D), key)
+            tl.store((record + D).to(tl.pointer_type(tl.float32)), scale)
+            tl.store(there + page, 1)
+            missing = missing & (nth != at)
+            left -= 1
+
+
+@triton.jit(do_not_specialize=["table_stride", "maxima_stride", "window"])  # type: ignore[untyped-decorator, unused-ignore]
+def score_pages_kernel(  # type: ignore[no-untyped-def]
+    q, w, summaries, page_table, lengths, out, maxima, complete_out, table_stride, out_stride, maxima_stride, window,
+    H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program (t, c): row t against the summaries of its pages c * 64 ..., and the maxima of every BLOCK scores."""
+    row = tl.program_id(0).to(tl.int64)
+    complete = complete_pages(tl.load(lengths + row))
+    if tl.program_id(1) == 0:
+        tl.store(complete_out + row, complete)
+    first = tl.program_id(1) * PAGE
+    if first < complete:
+        nth = first + tl.arange(0, PAGE)
+        pages = tl.load(page_table + row * table_stride + nth, mask=nth < complete, other=0).to(tl.int64)
+        record = summaries + pages * (D + 4)
+        column = tl.arange(0, D)
+        keys = tl.load(record[:, None] + column[None, :]).to(tl.float8e4nv, bitcast=True)
+        scale = tl.load((record + D).to(tl.pointer_type(tl.float32)))
+        head = tl.arange(0, HP)
+        queries = tl.load(q + (row * H + head)[:, None] * D + column[None, :], mask=(head < H)[:, None], other=0.0)
+        gates = tl.load(w + row * H + head, mask=head < H, other=0.0)
+        products = tl.dot(keys, tl.trans(queries))
+        total = tl.sum(tl.maximum(products, 0.0) * gates[None, :], 1) * scale
+        total = tl.where((nth == 0) | (nth >= complete - window), float("inf"), total)
+        total = tl.where(nth < complete, total, float("-inf"))
+        tl.store(out + row * out_stride + nth, total)
+        block = tl.program_id(1) * (PAGE // BLOCK) + tl.arange(0, PAGE // BLOCK)
+        tl.store(maxima + row * maxima_stride + block, tl.max(tl.reshape(total, (PAGE // BLOCK, BLOCK)), 1))
+
+
+@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+    do_not_specialize=["n", "table_stride", "listed_stride", "every", "need", "floor"]
+)
+def lay_lists_kernel(  # type: ignore[no-untyped-def]
+    listed, page_table, lengths, guard, pages, seen, judged, fallen, n, table_stride, listed_stride, every, need, floor,
+    LP: tl.constexpr, AT_ONCE: tl.constexpr, JUDGED: tl.constexpr,
+):  # fmt: skip
+    """Program t: row t's own page after the pages it lists, all of them as KV pages, and how many keys that makes;
+    then what the guard says of its context: `fallen`, and the keys to score exactly, none but for these and samples.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    length = tl.load(lengths + row)
+    complete = complete_pages(length)
+    m = tl.minimum(n, complete)
+    table = page_table + row * table_stride
+    column = tl.arange(0, LP)
+    own = tl.load(listed + row * listed_stride + column, mask=column < m, other=0)
+    own = tl.where(column == m, complete, own)
+    # Behind its list a row reads on in its own page, which is masked.
+    own = tl.where(column > m, complete, own)
+    tl.store(pages + row * listed_stride + column, tl.load(table + own), mask=column <= n)
+    tl.store(listed + row * listed_stride + column, own, mask=column <= n)
+    tl.store(seen + row, m * PAGE + length - complete * PAGE)
+
+    wanted = 0
+    found = 0
+    for begin in range(0, JUDGED, AT_ONCE):
+        nth = complete - 1 - begin - tl.arange(0, AT_ONCE)
+        if begin < complete:
+            page = tl.load(table + nth, mask=nth >= 0, other=0).to(tl.int64)
+            should = tl.load(guard + 2 * page, mask=nth >= 0, other=0)
+            did = tl.load(guard + 2 * page + 1, mask=nth >= 0, other=0)
+            # The latest samples, up to the page that makes them enough.
+            latest = tl.cumsum(should, 0) - should + wanted < need
+            wanted += tl.sum(tl.where(latest, should, 0), 0)
+            found += tl.sum(tl.where(latest, did, 0), 0)
+    trips = (complete > n) & (wanted >= need) & (found.to(tl.float32) < floor * wanted.to(tl.float32))
+    sampled = (complete > n) & is_sampled(length - 1, every)
+    tl.store(fallen + row, trips.to(tl.int32))
+    tl.store(judged + row, tl.where(trips | sampled, length, 0))
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def is_sampled(position, every):  # type: ignore[no-untyped-def]
+    """Guard.sampled."""
+    return (position.to(tl.int64) * HASH & 0xFFFFFFFF) < (1 << 32) // every.to(tl.int64)
+
+
+@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+    do_not_specialize=["n", "k", "table_stride", "listed_stride", "out_stride", "every", "named"]
+)
+def settle_kernel(  # type: ignore[no-untyped-def]
+    wanted, listed, page_table, lengths, judged, fallen, guard, counts, out, n, k, table_stride, listed_stride,
+    out_stride, every, named, KP: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """Program t: if row t was scored exactly, the count of its selection that its list holds, and that selection in
+    place of the listed one if its context has fallen back. Counts: see decode.select_decoded."""
+    row = tl.program_id(0).to(tl.int64)
+    length = tl.load(judged + row)
+    if length > 0:
+        column = tl.arange(0, KP)
+        position = tl.load(wanted + row * k + column, mask=column < k, other=-1)
+        page = position // PAGE
+        table = page_table + row * table_stride
+        if is_sampled(length - 1, every):
+            # How many of the n + 1 ascending pages lie before each.
+            before = tl.zeros((KP,), tl.int32)
+            step = 1 << (STEPS - 1)
+            for _ in range(STEPS):
+                probe = before + step - 1
+                there = tl.load(listed + row * listed_stride + probe, mask=probe <= n, other=1 << 30)
+                before = tl.where(there < page, before + step, before)
+                step = step // 2
+            there = tl.load(listed + row * listed_stride + before, mask=before <= n, other=-1)
+            found = tl.sum(((column < k) & (position >= 0) & (there == page)).to(tl.int32), 0)
+            own = tl.load(table + (length - 1) // PAGE).to(tl.int64)
+            tl.atomic_add(guard + 2 * own, k)
+            tl.atomic_add(guard + 2 * own + 1, found)
+            tl.atomic_add(counts, 1)
+            tl.atomic_add(counts + 1, found.to(tl.int64))
+        if tl.load(fallen + row) != 0:
+            if named != 0:
+                slot = tl.load(table + page, mask=position >= 0, other=0) * PAGE + position % PAGE
+                position = tl.where(position < 0, -1, slot)
+            tl.store(out + row * out_stride + column, position, mask=column < k)
+            tl.atomic_add(counts + 2, 1)
+            tl.atomic_add(counts + 3, length.to(tl.int64))
