@@ -93,7 +93,9 @@ def test_the_work_saved_and_the_recall_are_reported(server: Server) -> None:
 
 
 def refused(**changes: Any) -> str:
-    scoring = Scoring(mode="two_level", shortlist=changes.pop("shortlist", 0.25))
+    scoring = Scoring(
+        mode="two_level", shortlist=changes.pop("shortlist", 0.25), decode_rows=changes.pop("decode_rows", None)
+    )
     arguments = SimpleNamespace(
         page_size=changes.pop("page_size", 64), disaggregation_mode=changes.pop("disaggregation_mode", None)
     )
@@ -108,6 +110,9 @@ def test_refusals() -> None:
     assert "at least 2048" in refused(shortlist=1024)
     assert "--disaggregation-mode" in refused(device="cuda", disaggregation_mode="prefill")
     assert "window_pages" in refused(index_local_tokens=100)
+    assert "a number of keys" in refused(device="cuda", decode_rows=8)
+    accepted = Scoring(mode="two_level", shortlist=0.5, decode_rows=8)
+    two_level.check(SimpleNamespace(page_size=64), accepted, "cpu", SimpleNamespace(index_topk=2048))
     exact = Scoring(shortlist=64)
     two_level.check(SimpleNamespace(page_size=1), exact, "cuda", SimpleNamespace(index_topk=2048))
 
