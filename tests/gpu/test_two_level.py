@@ -23,6 +23,8 @@ LENGTHS, EVERY, FULL, TOP_K, PAGE, CHUNK = (6000, 30_000), 7, 3, 2048, 64, 8192
 SHORTLIST, GUARD = Shortlist(4096), Guard(0.0, 16)
 FIRST = 4096 + PAGE
 """First position with a shortlist."""
+STEPS_TOO_MANY = (0, 1, 2)
+"""Decode steps beyond the last tokens of two requests: one is launched before it is known that a request is through."""
 Answers = dict[str, Any]
 
 
@@ -80,11 +82,13 @@ def test_the_guard_measures_the_recall_of_its_rows(answers: dict[str, Answers]) 
     recall = sum(len(found[p] & exact[p]) for p in seen) / (TOP_K * len(seen))
     before, after = counters(answers["two-level"], LENGTHS[0]), counters(answers["two-level"], length)
     first = torch.arange(FIRST, LENGTHS[0])
-    assert before["sampled_rows"]["0"] == int(GUARD.sampled(first).sum())
-    assert after["sampled_rows"]["0"] == before["sampled_rows"]["0"] + len(sampled)
+    assert 0 <= before["sampled_rows"]["0"] - int(GUARD.sampled(first).sum()) <= 1
+    steps = after["rows"] - before["rows"] - FULL * (length - FIRST)
+    assert steps // FULL in STEPS_TOO_MANY
+    assert 0 <= after["sampled_rows"]["0"] - before["sampled_rows"]["0"] - len(sampled) <= steps // FULL
     counted = (
         after["recall"]["0"] * after["sampled_rows"]["0"] - before["recall"]["0"] * before["sampled_rows"]["0"]
-    ) / len(sampled)
+    ) / (after["sampled_rows"]["0"] - before["sampled_rows"]["0"])
     assert abs(counted - recall) < 0.03
     assert set(after["recall"]) == {"0", "1", "3"}
 
@@ -93,11 +97,14 @@ def test_work_is_counted_row_by_row(answers: dict[str, Answers]) -> None:
     before, after = counters(answers["two-level"], LENGTHS[0]), counters(answers["two-level"], LENGTHS[1])
     length = LENGTHS[1]
     listed = torch.arange(FIRST, length)
-    assert after["rows"] - before["rows"] == FULL * len(listed)
+    steps = (after["rows"] - before["rows"]) // FULL - len(listed)
+    assert steps in STEPS_TOO_MANY
     own = FULL * int((4096 + listed % PAGE + 1).sum())
     # The chunk in which lists begin is two-level scoring's as a whole.
     exact = FULL * FIRST * (FIRST + 1) // 2
-    assert after["keys_scored"] - before["keys_scored"] == own + exact
+    # A decoded row scores its list and up to a page.
+    decoded = after["keys_scored"] - before["keys_scored"] - own - exact
+    assert FULL * steps * 4096 < decoded + 1 <= FULL * steps * (4096 + PAGE) + 1
     assert after["fallbacks"] == dict.fromkeys(after["fallbacks"], 0)
 
 
@@ -112,21 +119,19 @@ def test_below_the_floor_chunks_are_scored_exactly(answers: dict[str, Answers]) 
 
 
 def test_decoded_rows_look_into_their_lists_alone(answers: dict[str, Answers]) -> None:
-    """64 pages and a row's own; exact selections of 30,000 keys lie in many more."""
+    """64 pages and a row's own; exact selections of 30,000 keys lie in many more. Of decoded rows SGLang records KV
+    slots, whose pages are as many."""
     length, most = LENGTHS[-1], 4096 // PAGE + 1
     found: dict[str, list[set[int]]] = {}
     for name in ("exact", "two-level", "guarded"):
         before, selections, after = answers[name]["decoded"][str(length)]
         found[name] = unpack(selections)
-        for step, row in enumerate(found[name]):
-            assert len(row) == TOP_K
-            assert max(row) <= length + step
+        assert all(len(row) == TOP_K for row in found[name])
         if name == "two-level":
-            # The step after the last token may have begun.
             decoded = after["rows"] - before["rows"] - FULL * (length - FIRST)
-            assert decoded in (FULL * len(selections), FULL * (len(selections) + 1))
+            assert decoded // FULL - len(selections) in STEPS_TOO_MANY
     assert len(found["exact"]) > 4
-    pages = {name: [len({position // PAGE for position in row}) for row in rows] for name, rows in found.items()}
+    pages = {name: [len({slot // PAGE for slot in row}) for row in rows] for name, rows in found.items()}
     assert max(pages["two-level"]) <= most
     assert min(pages["exact"]) > most
     # The guard has seen enough of this context.
