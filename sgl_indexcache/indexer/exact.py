@@ -25,6 +25,9 @@ KEYS_PER_TILE = 1024
 ROWS_PER_SLICE = 256
 # Fewer scores than these are not worth waking threads for.
 LEAST_SCORES = 1 << 16
+# With more of torch's threads than this each operation is divided between all of them: a prompt has too few slices to
+# keep every thread busy. Measured with two.
+MOST_WORKERS = 4
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
 # (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
@@ -125,10 +128,11 @@ class Selector:
 
     def _workers(self, rows: Rows) -> int:
         """Threads between which the slices of these rows are divided."""
-        if sum(span.rows * span.length for span in rows.spans) < LEAST_SCORES:
+        threads = torch.get_num_threads()
+        if threads > MOST_WORKERS or sum(span.rows * span.length for span in rows.spans) < LEAST_SCORES:
             return 1
         largest = max(4 * _aligned(span.length) * min(span.rows, self._step(span.length)) for span in rows.spans)
-        return min(torch.get_num_threads(), self.scratch_bytes // largest)
+        return min(threads, self.scratch_bytes // largest)
 
     def _step(self, length: int) -> int:
         """Rows a slice of a request of `length` keys."""
