@@ -1,11 +1,13 @@
 """Exact scoring: every key up to a row's position is scored, the k best are selected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.indexer.workers import share
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
 
@@ -20,7 +22,12 @@ TILE_PRODUCTS = 1 << 20
 KEYS_PER_TILE = 1024
 # Rows are scored and selected in slices of this many, so that early rows of a prompt neither score nor search
 # the columns that only later rows see.
-ROWS_PER_SLICE = 512
+ROWS_PER_SLICE = 256
+# Fewer scores than these are not worth waking threads for.
+LEAST_SCORES = 1 << 16
+# With more of torch's threads than this each operation is divided between all of them: a prompt has too few slices to
+# keep every thread busy. Measured with two.
+MOST_WORKERS = 4
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
 # (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
@@ -68,6 +75,18 @@ def margin(scores: torch.Tensor, selection: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num((last - left) / largest, nan=0.0, posinf=float("inf"))
 
 
+class Slice(NamedTuple):
+    """Rows `begin` to `end` of a forward that are scored and selected together.
+
+    lengths int64 [end - begin]; past float32 [_aligned(length), D] are the index keys of their request.
+    """
+
+    begin: int
+    end: int
+    lengths: torch.Tensor
+    past: torch.Tensor
+
+
 def _aligned(keys: int) -> int:
     """The next multiple of KEYS_ALIGNED."""
     return -(-keys // KEYS_ALIGNED) * KEYS_ALIGNED
@@ -100,6 +119,29 @@ class Selector:
         and leave the scores of the other rows as they are, to the bit.
         """
         out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32) if given is None else given.selection
+        share(
+            self._slices(keys, slot_table, rows, out, given),
+            lambda: lambda part: self._fill(part, queries, out, given),
+            self._workers(rows),
+        )
+        return out
+
+    def _workers(self, rows: Rows) -> int:
+        """Threads between which the slices of these rows are divided."""
+        threads = torch.get_num_threads()
+        if threads > MOST_WORKERS or sum(span.rows * span.length for span in rows.spans) < LEAST_SCORES:
+            return 1
+        largest = max(4 * _aligned(span.length) * min(span.rows, self._step(span.length)) for span in rows.spans)
+        return min(threads, self.scratch_bytes // largest)
+
+    def _step(self, length: int) -> int:
+        """Rows a slice of a request of `length` keys."""
+        return max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * _aligned(length))))
+
+    def _slices(
+        self, keys: torch.Tensor, slot_table: torch.Tensor, rows: Rows, out: torch.Tensor, given: Given | None
+    ) -> Iterator[Slice]:
+        """Fill the rows that see no more than they select; what is left to score, the longest of a request first."""
         for span in rows.spans:
             # Rows that see at most topk keys select all of them: nothing to score.
             start = max(0, min(span.rows, self.topk - (span.length - span.rows)))
@@ -115,25 +157,28 @@ class Selector:
             slots = slot_table[span.request, : span.length].long()
             more = slots[-1:].expand(_aligned(span.length) - span.length)
             past = keys.index_select(0, torch.cat([slots, more])).float()
-            step = max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * past.shape[0])))
-            for begin in range(first + start, last, step):
+            step = self._step(span.length)
+            for begin in reversed(range(first + start, last, step)):
                 end = min(last, begin + step)
-                lengths = rows.length[begin:end]
-                if given is None or not given.known[begin:end].any():
-                    scores = self._scores(*queries(slice(begin, end)), past, lengths)
-                    out[begin:end] = select(scores, lengths, self.topk)
-                    if given is not None:
-                        given.measure(slice(begin, end), scores)
-                elif not given.known[begin:end].all():
-                    # All rows are projected, so that the products have the shape that they have without `given`.
-                    q, gates = queries(slice(begin, end))
-                    wanted = self._wanted(given.known[begin:end], q.shape[1], _aligned(int(lengths.max())))
-                    given.known[begin:end] = ~wanted
-                    picked = wanted.nonzero().squeeze(1)
-                    scores = self._scores(q, gates, past, lengths, picked)
-                    out[begin + picked] = select(scores, lengths[picked], self.topk)
-                    given.measure(begin + picked, scores)
-        return out
+                yield Slice(begin, end, rows.length[begin:end], past)
+
+    def _fill(self, part: Slice, queries: Queries, out: torch.Tensor, given: Given | None) -> None:
+        """Write the selections of a slice, and what is asked about them."""
+        begin, end, lengths, past = part
+        if given is None or not given.known[begin:end].any():
+            scores = self._scores(*queries(slice(begin, end)), past, lengths)
+            out[begin:end] = select(scores, lengths, self.topk)
+            if given is not None:
+                given.measure(slice(begin, end), scores)
+        elif not given.known[begin:end].all():
+            # All rows are projected, so that the products have the shape that they have without `given`.
+            q, gates = queries(slice(begin, end))
+            wanted = self._wanted(given.known[begin:end], q.shape[1], _aligned(int(lengths.max())))
+            given.known[begin:end] = ~wanted
+            picked = wanted.nonzero().squeeze(1)
+            scores = self._scores(q, gates, past, lengths, picked)
+            out[begin + picked] = select(scores, lengths[picked], self.topk)
+            given.measure(begin + picked, scores)
 
     def _rows_per_tile(self, heads: int, width: int) -> int:
         return max(1, TILE_PRODUCTS // (heads * min(width, KEYS_PER_TILE)))
