@@ -58,6 +58,10 @@ class TwoLevel:
         """Keep records of these Full layers, and forget everything; no request may be running."""
         self.pages.configure(layers)
 
+    def forget(self) -> None:
+        """No record of a page is valid any longer, although KV may stay."""
+        self.pages.forget()
+
     def refresh(self) -> None:
         """The counters are up to date."""
 

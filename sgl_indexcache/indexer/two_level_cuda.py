@@ -60,6 +60,11 @@ class TwoLevelCuda:
         self._fallen: dict[int, set[int]] = {}
         self._asked = False
 
+    def forget(self) -> None:
+        """No record of a page is valid any longer, although KV may stay."""
+        self._samples.join()
+        self.pages.forget()
+
     # --- before a forward ---
 
     def clear(self) -> None:

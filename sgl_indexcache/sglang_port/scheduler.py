@@ -61,7 +61,7 @@ def _forget(result: Any, *args: Any, **kwargs: Any) -> Any:
         runtime.current.tree.forget()
     two_level = getattr(runtime.current.backend, "two_level", None)
     if two_level is not None:
-        two_level.pages.forget()
+        two_level.forget()
     return result
 
 

@@ -275,7 +275,7 @@ def test_forgetting_makes_summaries_anew() -> None:
     table = context.place()
     context.forward((table, 0, 8 * PAGE))
     assert int(context.two_level.pages.there.sum()) > 0
-    context.two_level.pages.forget()
+    context.two_level.forget()
     assert int(context.two_level.pages.there.sum()) == int(context.two_level.pages.guard.sum()) == 0
     assert torch.equal(context.forward((table, 8 * PAGE, LENGTH)), context.defined()[8 * PAGE :])
     context.two_level.refresh()
