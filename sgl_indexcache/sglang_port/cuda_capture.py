@@ -14,23 +14,43 @@ from sgl_indexcache.sglang_port.base import BACKEND_NAME, CUDA, Hook, Seam
 
 def _remember(result: Any, backend: Any, forward_batch: Any) -> Any:
     """After init_forward_metadata: the positions of the slots that this forward fills."""
+    if _table(backend) is not None and forward_batch.out_cache_loc is not None:
+        _note(backend, forward_batch.out_cache_loc, forward_batch.positions)
+    return result
+
+
+def _remember_decoded(result: Any, backend: Any, forward_batch: Any, in_capture: bool = False) -> Any:
+    """After init_forward_metadata_out_graph: the same before a decode graph is replayed.
+
+    At its capture the table is made, so that the graph reads it.
+    """
+    if _table(backend) is not None and not in_capture:
+        slots, lengths = forward_batch.out_cache_loc, forward_batch.seq_lens
+        _note(backend, slots, lengths - 1)
+    return result
+
+
+def _table(backend: Any) -> Any:
+    """Position int32 of every slot, -1 if none was written; None where nothing is captured."""
     from sglang.srt.state_capturer.indexer_topk import get_global_indexer_capturer
 
-    capturer = get_global_indexer_capturer()
-    slots = forward_batch.out_cache_loc
-    if capturer is None or slots is None or backend is not runtime.current.backend:
-        return result
-    table = getattr(backend, "position_of_slot", None)
-    if table is None:
+    if get_global_indexer_capturer() is None or backend is not runtime.current.backend:
+        return None
+    if getattr(backend, "position_of_slot", None) is None:
         import torch
 
+        pool = backend.token_to_kv_pool
         # One more page than the pool's size: SGLang's own padding page.
-        rows = backend.token_to_kv_pool.size + backend.token_to_kv_pool.page_size
-        table = torch.full((rows,), -1, dtype=torch.int32, device=slots.device)
-        backend.position_of_slot = table
-    rows = min(slots.shape[0], forward_batch.positions.shape[0])
-    table[slots[:rows]] = forward_batch.positions[:rows].to(table.dtype)
-    return result
+        backend.position_of_slot = torch.full(
+            (pool.size + pool.page_size,), -1, dtype=torch.int32, device=backend.device
+        )
+    return backend.position_of_slot
+
+
+def _note(backend: Any, slots: Any, positions: Any) -> None:
+    rows = min(slots.shape[0], positions.shape[0])
+    table = backend.position_of_slot
+    table[slots[:rows]] = positions[:rows].to(table.dtype)
 
 
 def _capture(original: Any, capturer: Any, layer_id: int, topk_indices: Any) -> Any:
@@ -56,6 +76,12 @@ SEAM = Seam(
             "after",
             _remember,
             parameters=("self", "forward_batch"),
+        ),
+        Hook(
+            "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend.init_forward_metadata_out_graph",
+            "after",
+            _remember_decoded,
+            parameters=("self", "forward_batch", "in_capture"),
         ),
         Hook(
             "sglang.srt.state_capturer.base.BaseTopkCapturer.capture",

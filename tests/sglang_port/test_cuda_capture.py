@@ -25,7 +25,7 @@ class Taken:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    made = SimpleNamespace(token_to_kv_pool=SimpleNamespace(size=16, page_size=PAGE))
+    made = SimpleNamespace(token_to_kv_pool=SimpleNamespace(size=16, page_size=PAGE), device="cpu")
     monkeypatch.setattr(runtime.current, "backend", made)
     monkeypatch.setattr(get_resources(), "indexer_capturer", object.__new__(IndexerTopkCapturer))
     return made
@@ -53,6 +53,21 @@ def test_a_recycled_slot_has_its_new_position(backend: SimpleNamespace) -> None:
     taken = Taken()
     cuda_capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, torch.tensor([[4, 5]], dtype=torch.int32))
     assert taken.found[0].tolist() == [[0, 7]]
+
+
+def test_decode_graphs_read_the_table_and_their_replays_write_it(backend: SimpleNamespace) -> None:
+    batch = SimpleNamespace(out_cache_loc=torch.tensor([0, 0]), seq_lens=torch.tensor([1, 1]))
+    cuda_capture._remember_decoded(None, backend, batch, in_capture=True)
+    table = backend.position_of_slot
+    assert table.eq(-1).all()
+    forward(backend, [8, 9, 10], [0, 1, 2])
+    step = SimpleNamespace(out_cache_loc=torch.tensor([11, 0]), seq_lens=torch.tensor([4, 1]))
+    assert cuda_capture._remember_decoded("kept", backend, step) == "kept"
+    assert backend.position_of_slot is table
+    taken = Taken()
+    rows = torch.tensor([[11, 8, -1]], dtype=torch.int32)
+    cuda_capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, rows)
+    assert taken.found[0].tolist() == [[0, 3, -1]]
 
 
 def test_other_captures_and_other_backends_are_left_alone(backend: SimpleNamespace) -> None:
