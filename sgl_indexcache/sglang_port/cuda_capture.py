@@ -12,21 +12,16 @@ from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, CUDA, Hook, Seam
 
 
-def _remember(result: Any, backend: Any, forward_batch: Any) -> Any:
-    """After init_forward_metadata: the positions of the slots that this forward fills."""
-    if _table(backend) is not None and forward_batch.out_cache_loc is not None:
-        _note(backend, forward_batch.out_cache_loc, forward_batch.positions)
-    return result
+def _remember(result: Any, backend: Any, forward_batch: Any, in_capture: bool = False) -> Any:
+    """After the metadata of a forward: the positions of the slots that it fills.
 
-
-def _remember_decoded(result: Any, backend: Any, forward_batch: Any, in_capture: bool = False) -> Any:
-    """After init_forward_metadata_out_graph: the same before a decode graph is replayed.
-
-    At its capture the table is made, so that the graph reads it.
+    At the capture of a graph the table is made alone, so that the graph reads it.
     """
-    if _table(backend) is not None and not in_capture:
-        slots, lengths = forward_batch.out_cache_loc, forward_batch.seq_lens
-        _note(backend, slots, lengths - 1)
+    table, slots = _table(backend), forward_batch.out_cache_loc
+    if table is not None and slots is not None and not in_capture:
+        # A replayed graph's positions are padded.
+        rows = min(slots.shape[0], forward_batch.positions.shape[0])
+        table[slots[:rows]] = forward_batch.positions[:rows].to(table.dtype)
     return result
 
 
@@ -45,12 +40,6 @@ def _table(backend: Any) -> Any:
             (pool.size + pool.page_size,), -1, dtype=torch.int32, device=backend.device
         )
     return backend.position_of_slot
-
-
-def _note(backend: Any, slots: Any, positions: Any) -> None:
-    rows = min(slots.shape[0], positions.shape[0])
-    table = backend.position_of_slot
-    table[slots[:rows]] = positions[:rows].to(table.dtype)
 
 
 def _capture(original: Any, capturer: Any, layer_id: int, topk_indices: Any) -> Any:
@@ -80,7 +69,7 @@ SEAM = Seam(
         Hook(
             "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend.init_forward_metadata_out_graph",
             "after",
-            _remember_decoded,
+            _remember,
             parameters=("self", "forward_batch", "in_capture"),
         ),
         Hook(

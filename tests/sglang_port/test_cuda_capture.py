@@ -56,13 +56,13 @@ def test_a_recycled_slot_has_its_new_position(backend: SimpleNamespace) -> None:
 
 
 def test_decode_graphs_read_the_table_and_their_replays_write_it(backend: SimpleNamespace) -> None:
-    batch = SimpleNamespace(out_cache_loc=torch.tensor([0, 0]), seq_lens=torch.tensor([1, 1]))
-    cuda_capture._remember_decoded(None, backend, batch, in_capture=True)
+    batch = SimpleNamespace(out_cache_loc=torch.tensor([0, 0]), positions=torch.tensor([0, 0]))
+    cuda_capture._remember(None, backend, batch, in_capture=True)
     table = backend.position_of_slot
     assert table.eq(-1).all()
     forward(backend, [8, 9, 10], [0, 1, 2])
-    step = SimpleNamespace(out_cache_loc=torch.tensor([11, 0]), seq_lens=torch.tensor([4, 1]))
-    assert cuda_capture._remember_decoded("kept", backend, step) == "kept"
+    step = SimpleNamespace(out_cache_loc=torch.tensor([11]), positions=torch.tensor([3, 0]))  # padded to two rows
+    assert cuda_capture._remember("kept", backend, step) == "kept"
     assert backend.position_of_slot is table
     taken = Taken()
     rows = torch.tensor([[11, 8, -1]], dtype=torch.int32)
