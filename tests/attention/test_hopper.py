@@ -11,7 +11,6 @@ from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sgl_indexcache.attention.choice import Chooser, Entry, Table
-from sgl_indexcache.attention.flashinfer import FlashInferMla
 from sgl_indexcache.attention.hopper import IndexCacheHopperBackend, _fa3_takes
 from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.kernels.score import score
@@ -131,6 +130,11 @@ class FakeTwoLevel:
         self.taken: list[tuple[list[int], list[int]]] = []
         self.begun: list[Any] = []
         self.pages = SimpleNamespace(take=lambda at, slots: self.taken.append((at.tolist(), slots.tolist())))
+        self.counted: list[list[int]] = []
+        self.work = None
+        self.decode = SimpleNamespace(
+            serves=lambda rows: rows > 1, count=lambda lengths, work: self.counted.append(lengths.tolist())
+        )
 
     def clear(self) -> None:
         self.begun.append(None)
@@ -160,8 +164,11 @@ def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCache
         call(batch(ForwardMode.DECODE, [131, 65], out_cache_loc=torch.tensor([642, 704]), num_padding=0))
         assert told.taken[-1] == ([130, 64], [642, 704])
     assert told.begun[3:] == [None] * 4
+    assert told.counted == [[130, 64], [131, 65]] * 2
+    call(batch(ForwardMode.DECODE, [7, 9, 1], out_cache_loc=torch.tensor([1, 1, 0]), num_padding=1))
+    assert told.counted[4:] == [[7, 9]], "padding is not counted"
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [1]), in_capture=True)
-    assert len(told.taken) == 4, "a capture writes nothing"
+    assert len(told.taken) == 5, "a capture writes nothing"
 
 
 @pytest.mark.parametrize(("lists", "shortlists"), [(True, True), (True, False), (False, False)])
@@ -202,68 +209,6 @@ def test_row_lengths(lengths: list[int], new: list[int]) -> None:
     assert rows.clipped(10**6).tolist() == expected
     assert rows.keys(len(rows)) == sum(expected)
     assert rows.longest == max(expected, default=0)
-
-
-# --- FlashInfer's schedule ---
-
-
-class FakeModule:
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def plan(self, *arguments: Any) -> list[int]:
-        self.calls.append(arguments)
-        return [len(self.calls)]
-
-
-class FakeWrapper:
-    def __init__(self, workspace: Any, backend: str) -> None:
-        self._float_workspace_buffer, self._backend = workspace, backend
-        self._int_workspace_buffer = self._pin_memory_int_workspace_buffer = None
-        self._cached_module = FakeModule()
-
-    def plan(self, queries: Any, pages: Any, indices: Any, keys: Any, *rest: Any) -> None:
-        self._plan_info = self._cached_module.plan(None, None, None, queries, pages, keys, *rest)
-
-    def run(self, q: torch.Tensor, rope: torch.Tensor, latent: Any, kpe: Any, out: torch.Tensor) -> torch.Tensor:
-        out.copy_(q * self._sm_scale + self._kv_indices_buf[0])
-        return out
-
-    _sm_scale = 0.0
-    _kv_indices_buf = torch.zeros(1)
-
-
-@pytest.fixture
-def schedule(monkeypatch: pytest.MonkeyPatch) -> FlashInferMla:
-    package, module = ModuleType("flashinfer"), ModuleType("flashinfer.mla")
-    module.BatchMLAPagedAttentionWrapper = FakeWrapper  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flashinfer", package)
-    monkeypatch.setitem(sys.modules, "flashinfer.mla", module)
-    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
-    return FlashInferMla(4, K, 16, 8, torch.empty(1))
-
-
-def test_a_plan_in_force_is_kept(schedule: FlashInferMla) -> None:
-    calls = schedule._wrapper._cached_module.calls
-    schedule.plan(torch.tensor([3, K], dtype=torch.int32))
-    schedule.plan(torch.tensor([3, K], dtype=torch.int32))
-    assert len(calls) == 1
-    schedule.plan(torch.tensor([3, K, K], dtype=torch.int32))
-    assert len(calls) == 2
-    queries, pages, keys = calls[1][3:6]
-    assert (queries.tolist(), pages.tolist(), keys.tolist()) == ([0, 1, 2, 3], [0, K, 2 * K, 3 * K], [3, K, K])
-    assert schedule._wrapper._plan_info == [2]
-
-
-def test_rows_behind_the_plan_are_zero(schedule: FlashInferMla) -> None:
-    schedule.plan(torch.tensor([K, K], dtype=torch.int32))
-    slots = torch.full((3, K), 5, dtype=torch.int32)
-    out = schedule.run(torch.ones(3, 4, 16), torch.ones(3, 4, 8), torch.zeros(9, 1, 24), slots, 2.0)
-    assert out[:2].unique().tolist() == [7.0]
-    assert out[2].abs().max() == 0
-    with pytest.raises(ValueError, match="contiguous columns"):
-        schedule.run(torch.ones(3, 4, 16), torch.ones(3, 4, 8), torch.zeros(9, 1, 24), slots[:, ::2], 2.0)
 
 
 # --- our indexer kernel, with the reference in its place ---
@@ -391,6 +336,29 @@ def test_decode_has_one_row_a_request(kernel: IndexCacheHopperBackend) -> None:
     assert out.shape == (2, K)
     assert set((out[0] // PAGE).tolist()) <= {3, 1}
     assert out[1].tolist() == [2 * PAGE] + [-1] * (K - 1)
+
+
+@pytest.mark.usefixtures("no_pool")
+@pytest.mark.parametrize("unfused", [False, True])
+def test_decode_steps_of_enough_rows_have_lists(kernel: IndexCacheHopperBackend, unfused: bool) -> None:
+    given: list[tuple[int, list[int], bool]] = []
+
+    def list_them(layer: int, inputs: Any, *, slots: bool, out: torch.Tensor) -> None:
+        assert inputs.gates.shape == (len(inputs.lengths), HEADS)
+        given.append((layer, inputs.lengths.tolist(), slots))
+        out.fill_(3)
+
+    kernel.two_level = SimpleNamespace(  # type: ignore[assignment]
+        decode=SimpleNamespace(serves=lambda rows: rows > 1, select=list_them)
+    )
+    indexer, mode = FakeIndexer(packed_keys(6)), SimpleNamespace(forward_mode=ForwardMode.DECODE)
+    for rows in (1, 2):
+        queries, gates = torch.randn(rows, HEADS, 128).to(torch.float8_e4m3fn), torch.rand(rows, HEADS, 1)
+        asked = metadata(TopkTransformMethod.PAGED, [100, 70][:rows], [], unfused=unfused)
+        out = cuda_indexer._paged(never, indexer, mode, 5, queries, gates, asked)
+        assert bool((out == 3).all()) is (rows == 2)
+        assert kernel.kernels["decode", "indexer"] == ("ours", "two_level")[rows - 1]
+    assert given == [(5, [100, 70], not unfused)]
 
 
 def test_sglangs_paged_kernel_gets_as_many_heads_as_it_takes(backend: IndexCacheHopperBackend) -> None:
