@@ -5,6 +5,7 @@ that its carry, its pipeline-parallel and its pool logic see one and the same pa
 """
 
 import json
+import os
 from typing import Any
 
 from sgl_indexcache.pattern import Pattern, PatternError
@@ -14,6 +15,9 @@ from sgl_indexcache.sglang_port import index_store, refusals, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
 from sgl_indexcache.telemetry import address
 
+# GNU OpenMP's waiting, as the schedulers will inherit it; see _sleep_soon.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+_SPINS = "1000"
 _PATTERN_KEYS = ("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset")
 
 
@@ -43,6 +47,20 @@ def _post_init(original: Any, args: Any) -> None:
     two_level.check(args, runtime.current.settings.scoring, device_of_process(), config)
     if runtime.current.settings.telemetry.events:
         address.check(runtime.current.settings.telemetry.address, runtime.current.settings.telemetry.keys)
+    if device_of_process() == "cpu":
+        _sleep_soon()
+
+
+def _sleep_soon() -> None:
+    """Have OpenMP's idle threads sleep after some microseconds, where the user has said nothing about it.
+
+    They spin for 12 ms otherwise, on a core that one of ours works on (indexer/workers.py): 4 to 9 % of a long prefill
+    (docs/results/cpu-prefill.md). Only where few cores are shared: waking many threads for every operation costs, too.
+    """
+    from sgl_indexcache.indexer.exact import MOST_WORKERS
+
+    if len(os.sched_getaffinity(0)) <= MOST_WORKERS and not any(name in os.environ for name in _WAITING):
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def _apply_pattern(args: Any) -> tuple[Pattern, Any]:
