@@ -111,7 +111,7 @@ def select_decoded(
         LP=triton.next_power_of_2(n + 1), AT_ONCE=PAGES_AT_ONCE, JUDGED=JUDGED_PAGES,
     )  # fmt: skip
     ramp = torch.arange(rows, dtype=torch.int32, device=device)
-    # Rows of several requests share no pages, so a program takes one.
+    # Rows of several requests list different pages, so a program takes one.
     alone = Shape(columns=min(DEFAULT.columns, wide))
     score_select(
         q, w, index_k, pages, ramp, seen, k, max_length=(n + 1) * PAGE, initial=initial, local=local,
@@ -123,7 +123,7 @@ def select_decoded(
         budget_bytes=budget_bytes, out=wanted, shape=alone,
     )  # fmt: skip
     settle_kernel[(rows,)](
-        wanted, listed, page_table, lengths, judged, fallen, records.guard, records.counts, out, n, k, table_stride,
+        wanted, listed, page_table, judged, fallen, records.guard, records.counts, out, n, k, table_stride,
         listed.stride(0), out.stride(0), judgement.every, int(slots),
         KP=triton.next_power_of_2(k), STEPS=(n + 1).bit_length(),
     )  # fmt: skip

@@ -130,7 +130,7 @@ def is_sampled(position, every):  # type: ignore[no-untyped-def]
     do_not_specialize=["n", "k", "table_stride", "listed_stride", "out_stride", "every", "named"]
 )
 def settle_kernel(  # type: ignore[no-untyped-def]
-    wanted, listed, page_table, lengths, judged, fallen, guard, counts, out, n, k, table_stride, listed_stride,
+    wanted, listed, page_table, judged, fallen, guard, counts, out, n, k, table_stride, listed_stride,
     out_stride, every, named, KP: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Program t: if row t was scored exactly, the count of its selection that its list holds, and that selection in
