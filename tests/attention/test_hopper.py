@@ -44,7 +44,9 @@ def test_prefill_that_was_not_measured_is_sglangs(backend: IndexCacheHopperBacke
 
 @pytest.mark.parametrize(("name", "sglangs"), [("flashinfer", "fa3"), ("fa3", "fa3"), ("flashmla", "flashmla_sparse")])
 def test_a_consumer_that_was_asked_for(backend: IndexCacheHopperBackend, name: Any, sglangs: str) -> None:
-    backend.chooser = Chooser(Kernels(prefill=name), 4, HEADS, "bf16", hopper=True, ours=False, table=backend.chooser.table)
+    backend.chooser = Chooser(
+        Kernels(prefill=name), 4, HEADS, "bf16", hopper=True, ours=False, table=backend.chooser.table
+    )
     backend.init_forward_metadata(batch(ForwardMode.MIXED, [20, 30], [4, 1]))
     assert backend.dsa_prefill_impl == sglangs
     assert attend(backend) == ("flashinfer" if name == "flashinfer" else "fa3")
