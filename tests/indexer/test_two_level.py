@@ -233,7 +233,7 @@ def test_a_context_is_judged_by_its_latest_samples(pages: list[tuple[int, int]],
 def test_a_prefix_without_records_is_scored_exactly_and_counted() -> None:
     context = Context(Shortlist(6 * PAGE), integers=False)
     context.run(1, [8 * PAGE])
-    context.two_level.forget()
+    context.scorer.forget()
     found = context.forward(1, 8 * PAGE, LENGTH)
     rows = Rows.of([1], [LENGTH], [LENGTH - 8 * PAGE], LENGTH - 8 * PAGE)
     past = slice(8 * PAGE, LENGTH)
