@@ -135,8 +135,8 @@ class TwoLevelCuda:
             seen.rows, seen.found = seen.rows + rows, seen.found + found
             seen.wanted += rows * self.topk
             seen.fallbacks += fallen
-            work.rows, work.exact_rows = work.rows - fallen, work.exact_rows + fallen
-            work.exact_keys, work.keys_scored = work.exact_keys + keys, work.keys_scored + keys
+            # Such a row has its list scored as well, and stays counted so: what is told late must take nothing back.
+            work.keys_sampled += keys
 
     # --- in a layer ---
 

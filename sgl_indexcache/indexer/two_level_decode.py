@@ -64,7 +64,7 @@ class DecodeLists:
     def count(self, lengths: torch.Tensor, work: TwoLevelWork) -> None:
         """A forward that somebody asked for decodes rows that see `lengths` keys, int [T] on the CPU.
 
-        Contexts that the guard has scored exactly are known on the device alone, and counted by `counts`.
+        Contexts that the guard has scored exactly as well are known on the device alone, and counted by `counts`.
         """
         layers = len(self._pages.layers)
         lengths = lengths.long()

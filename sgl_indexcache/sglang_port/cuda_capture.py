@@ -17,8 +17,9 @@ def _remember(result: Any, backend: Any, forward_batch: Any, in_capture: bool = 
 
     At the capture of a graph the table is made alone, so that the graph reads it.
     """
-    table, slots = _table(backend), forward_batch.out_cache_loc
-    if table is not None and slots is not None and not in_capture:
+    table = _table(backend)
+    if table is not None and not in_capture and forward_batch.out_cache_loc is not None:
+        slots = forward_batch.out_cache_loc
         # A replayed graph's positions are padded.
         rows = min(slots.shape[0], forward_batch.positions.shape[0])
         table[slots[:rows]] = forward_batch.positions[:rows].to(table.dtype)

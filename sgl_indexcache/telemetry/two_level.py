@@ -37,7 +37,8 @@ class TwoLevelWork:
     keys_scored: int = 0
     """keys that were scored for them"""
     keys_sampled: int = 0
-    """keys that the guard's samples scored beside"""
+    """keys that the guard had scored beside: of its samples, and on CUDA of decoded rows whose context has fallen back,
+    whose lists count as scored and their other keys as saved nevertheless"""
     summaries_scored: int = 0
     """page summaries that were scored beside"""
     invalid: int = 0

@@ -70,6 +70,14 @@ def test_decode_graphs_read_the_table_and_their_replays_write_it(backend: Simple
     assert taken.found[0].tolist() == [[0, 3, -1]]
 
 
+def test_without_a_capturer_nothing_of_a_forward_is_read(
+    backend: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_resources(), "indexer_capturer", None)
+    assert cuda_capture._remember("kept", backend, SimpleNamespace()) == "kept"
+    assert not hasattr(backend, "position_of_slot")
+
+
 def test_other_captures_and_other_backends_are_left_alone(backend: SimpleNamespace) -> None:
     rows = torch.tensor([[4, 5]], dtype=torch.int32)
     other = SimpleNamespace(token_to_kv_pool=backend.token_to_kv_pool)
