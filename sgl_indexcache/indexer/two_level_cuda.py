@@ -15,16 +15,19 @@ import torch
 from sgl_indexcache.indexer.cuda import select_rows, shift
 from sgl_indexcache.indexer.forms import Form
 from sgl_indexcache.indexer.inputs import IndexerTerms, Inputs
-from sgl_indexcache.indexer.parts import Part, Plain, lay_out
+from sgl_indexcache.indexer.parts import Part, Plain, Rows, lay_out, send
 from sgl_indexcache.indexer.samples import Samples
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.indexer.two_level_decode import DecodeLists
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
-from sgl_indexcache.kernels.shortlist.decode import JUDGED_PAGES
+from sgl_indexcache.kernels.shortlist.guard import verdicts
 from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
+
+FIGURES = 5
+"""What a layer tells beside the verdicts on contexts."""
 
 
 class TwoLevelCuda:
@@ -50,11 +53,14 @@ class TwoLevelCuda:
         """Keep records of these Full layers, and forget everything; no request may be running."""
         self.layers = tuple(layers)
         self.pages.configure(layers)
-        self._samples = Samples(self.pages, self.topk, self.budget_bytes)
-        self.decode = DecodeLists(
-            self.pages, self.shortlist, self.guard, self.topk, self.budget_bytes, self._decode_rows
-        )
+        # Of each Full layer: samples, positions found by them, decoded rows that the guard has had scored exactly, and
+        # their keys; on the device, and as last told.
+        self._counts = torch.zeros(len(layers), 4, dtype=torch.int64, device=self.pages.there.device)
         self._counted = torch.zeros(len(layers), 4, dtype=torch.int64)
+        self._samples = Samples(self.pages, self.topk, self.budget_bytes, self._counts)
+        self.decode = DecodeLists(
+            self.pages, self.shortlist, self.guard, self.topk, self.budget_bytes, self._decode_rows, self._counts
+        )
         self._parts: list[Part] = []
         self._exact: list[Plain] = []
         self._fallen: dict[int, set[int]] = {}
@@ -95,19 +101,19 @@ class TwoLevelCuda:
 
     def _judge_contexts(self, page_table: torch.Tensor) -> None:
         """Which requests each layer scores exactly, as the latest samples of the pages before say (two_level.Guard)."""
-        requests = sorted({part.request for part in self._parts})
-        verdicts = []
-        for request in requests:
-            before = min(part.start for part in self._parts if part.request == request) // PAGE
-            near = page_table[request, max(0, before - JUDGED_PAGES) : before]
-            latest = self.pages.recall(near).flip(1).cumsum(1)
-            enough = latest[:, :, 0] >= SAMPLES * self.topk
-            at = enough.int().argmax(1).view(-1, 1, 1).expand(-1, 1, 2)
-            wanted, found = latest.gather(1, at)[:, 0].unbind(1)
-            verdicts.append(enough.any(1) & (found < self.guard.floor * wanted))
-        told = torch.cat((torch.stack(verdicts, 1).long(), self._figures()), 1).cpu()
-        self._count(told[:, -5:])
-        for layer, tripped in zip(self.layers, told[:, :-5].bool().tolist(), strict=True):
+        starts: dict[int, int] = {}
+        for part in self._parts:
+            starts.setdefault(part.request, part.start)
+        requests = sorted(starts)
+        before = [starts[request] // PAGE for request in requests]
+        told = self._told(len(requests))
+        lines, complete = send([torch.tensor(requests), torch.tensor(before)], told.device)
+        verdicts(
+            self.pages.guard, page_table, lines, complete, SAMPLES * self.topk, self.guard.floor, out=told[:, FIGURES:]
+        )
+        told = told.cpu()
+        self._count(told)
+        for layer, tripped in zip(self.layers, told[:, FIGURES:].tolist(), strict=True):
             self._fallen[layer] = {request for request, trips in zip(requests, tripped, strict=True) if trips}
             if self._asked:
                 self.work.layers[layer].fallbacks += len(self._fallen[layer])
@@ -115,17 +121,18 @@ class TwoLevelCuda:
     def refresh(self) -> None:
         """Bring the counts of samples up to date; waits for the device."""
         self._samples.join()
-        self._count(self._figures().cpu())
+        self._count(self._told(0).cpu())
 
-    def _figures(self) -> torch.Tensor:
-        """int64 [L, 5], see `_count`."""
-        decoded = self.decode.counts
-        samples = self._samples.seen + decoded[:, :2]
-        return torch.cat((samples, decoded[:, 2:], self.pages.there.sum(1, keepdim=True)), 1)
+    def _told(self, requests: int) -> torch.Tensor:
+        """int64 [L, FIGURES + requests] for the host: the counts, pages with a summary (of the first layer alone), and
+        room for the verdicts on so many contexts."""
+        told = torch.zeros(len(self.layers), FIGURES + requests, dtype=torch.int64, device=self._counts.device)
+        told[:, :4] = self._counts
+        told[0, 4] = self.pages.there[0].sum()
+        return told
 
     def _count(self, told: torch.Tensor) -> None:
-        """From int64 [L, 5]: since the start samples, positions found by them, decoded rows that the guard has had
-        scored exactly and their keys; and pages with a summary."""
+        """From the device's figures, as of `_told`."""
         more = told[:, :4] - self._counted
         self._counted = told[:, :4]
         self.pages.valid_pages = int(told[0, 4])
@@ -161,7 +168,8 @@ class TwoLevelCuda:
                 offsets=None if offsets is None else offsets[some], budget_bytes=self.budget_bytes, out=out[some],
             )  # fmt: skip
             self._count_exact(start, rows)
-        for part, listed in self._lists(layer, given, [part for part in self._parts if part.request not in fallen]):
+        parts = [part for part in self._parts if part.request not in fallen]
+        for part, listed, samples in self._lists(layer, given, parts):
             some = slice(part.first, part.first + part.rows)
             pages = _of_request(given.page_table[part.request], listed)
             select_listed(
@@ -173,7 +181,7 @@ class TwoLevelCuda:
                 assert offsets is not None
                 shift(out[some], offsets[some])
             self._count_listed(part)
-            self._watch(layer, given, part, listed)
+            self._watch(layer, given, part, listed, samples)
         self.watch(layer, given, fallen)
         out[len(given.lengths) :].fill_(-1)
 
@@ -183,8 +191,8 @@ class TwoLevelCuda:
         What the guard knows of a context must depend neither on whether it serves it nor on who asked.
         """
         watched = [part for part in self._parts if part.samples and (requests is None or part.request in requests)]
-        for part, listed in self._lists(layer, given, watched):
-            self._watch(layer, given, part, listed)
+        for part, listed, samples in self._lists(layer, given, watched):
+            self._watch(layer, given, part, listed, samples)
 
     def count_exact(self) -> None:
         """All rows of the forward were scored exactly in one Full layer, by whoever scores there."""
@@ -193,8 +201,9 @@ class TwoLevelCuda:
         for part in self._parts:
             self._count_exact(part.start, part.rows)
 
-    def _lists(self, layer: int, given: Inputs, parts: Sequence[Part]) -> Iterator[tuple[Part, torch.Tensor]]:
-        """Each part with its lists, pages of the request int32 [G, n + 1], ascending, the groups' own page last."""
+    def _lists(self, layer: int, given: Inputs, parts: Sequence[Part]) -> Iterator[tuple[Part, torch.Tensor, Rows]]:
+        """Each part with its lists, pages of the request int32 [G, n + 1], ascending, the groups' own page last; and
+        with its samples."""
         summaries, there = self.pages.of(layer)
         most: dict[int, int] = {}
         for part in parts:
@@ -204,22 +213,22 @@ class TwoLevelCuda:
             for request, pages in most.items()
         }
         for part in parts:
-            listed = torch.empty(len(part.heads), part.n + 1, dtype=torch.int32, device=given.queries.device)
+            heads, samples = part.rows_of(given.queries, given.gates)
+            listed = torch.empty(part.groups, part.n + 1, dtype=torch.int32, device=given.queries.device)
             listed[:, part.n] = part.complete
             list_pages(
-                _rows(given.queries, part.heads), given.gates[part.heads], packed[part.request], part.complete, part.n,
-                most=part.most, window=self._window(given.indexer), budget_bytes=self.budget_bytes,
-                out=listed[:, : part.n],
+                heads.queries, heads.gates, packed[part.request], part.complete, part.n, most=part.most,
+                window=self._window(given.indexer), budget_bytes=self.budget_bytes, out=listed[:, : part.n],
             )  # fmt: skip
-            yield part, listed
+            yield part, listed, samples
 
     def _window(self, indexer: IndexerTerms) -> int:
         near: int = -(-indexer.num_local_tokens // PAGE)
         return max(self.shortlist.window, near)
 
-    def _watch(self, layer: int, given: Inputs, part: Part, listed: torch.Tensor) -> None:
+    def _watch(self, layer: int, given: Inputs, part: Part, listed: torch.Tensor, samples: Rows) -> None:
         if part.samples:
-            self._samples.judge(layer, given, part, listed, asked=self._asked)
+            self._samples.judge(layer, given, part, listed, samples, asked=self._asked)
             if self._asked:
                 self.work.keys_sampled += part.keys_sampled
 
@@ -242,11 +251,6 @@ class TwoLevelCuda:
 def _triangle(start: int, rows: int) -> int:
     """Keys that rows at positions from `start` on see in all."""
     return rows * start + rows * (rows + 1) // 2
-
-
-def _rows(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """fp8 rows; torch does not gather fp8 itself."""
-    return queries.view(torch.uint8)[rows].view(queries.dtype)
 
 
 def _of_request(page_table: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,8 @@ class DecodeLists:
     """Lists of rows that are decoded.
 
     least_rows  rows of a forward from which on they have lists; None: never
-    counts      int64 [L, 4]: samples, positions of their exact selections that lists held, rows scored exactly because
-                of the guard, and keys of these rows
+    counts      int64 [L, 4], added to: samples, positions of their exact selections that lists held, rows that were
+                scored exactly because of the guard, and keys of these rows
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class DecodeLists:
         topk: int,
         budget_bytes: int,
         least_rows: int | None,
+        counts: torch.Tensor,
     ) -> None:
         self._pages, self._shortlist, self._guard = pages, shortlist, guard
         self._budget_bytes, self._topk = budget_bytes, topk
@@ -39,7 +40,7 @@ class DecodeLists:
         # A graph is made for one number of pages, so lists are of one size (sglang_port/two_level.py refuses others).
         self._n = shortlist.pages(1 << 40, topk) if isinstance(shortlist.size, int) else 0
         self._least_rows = least_rows if self._n else None
-        self.counts = torch.zeros(len(pages.layers), 4, dtype=torch.int64, device=pages.there.device)
+        self.counts = counts
 
     def serves(self, rows: int) -> bool:
         """Whether a decode forward of so many rows, padding included, has lists."""

@@ -65,15 +65,6 @@ class DevicePages:
         index = self._layer[layer]
         return self.summaries[index], self.there[index]
 
-    def add_recall(self, layer: int, pages: torch.Tensor, wanted: int, found: torch.Tensor) -> None:
-        """Add one sampled query for each of KV `pages` int64 [S]: `wanted` positions each, of which `found` int [S]."""
-        counts = torch.stack((torch.full_like(found, wanted), found), 1).to(torch.int32)
-        self.guard[self._layer[layer]].index_add_(0, pages, counts)
-
-    def recall(self, pages: torch.Tensor) -> torch.Tensor:
-        """Of KV `pages` int [P], in all Full layers: int64 `[L, P, 2]` as `guard`."""
-        return self.guard[:, pages.long()].long()
-
     @property
     def layers(self) -> tuple[int, ...]:
         """Ids of the Full layers."""

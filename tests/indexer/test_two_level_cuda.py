@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer import two_level_cuda
+from sgl_indexcache.indexer import samples, two_level_cuda
 from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
@@ -40,6 +40,8 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_select_op, "score_select", score_select)
     monkeypatch.setattr(api, "score_select", score_select)
     monkeypatch.setattr(two_level_cuda, "summarise", reference.summarise)
+    monkeypatch.setattr(two_level_cuda, "verdicts", reference.verdicts)
+    monkeypatch.setattr(samples, "judge", reference.judge)
 
 
 class Context:

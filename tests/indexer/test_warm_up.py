@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer import two_level_cuda, warm_up
+from sgl_indexcache.indexer import samples, two_level_cuda, warm_up
 from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import Guard
@@ -45,6 +45,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     monkeypatch.setattr(op, "score_select", score_select)
     monkeypatch.setattr(api, "score_select", score_select)
     monkeypatch.setattr(two_level_cuda, "summarise", reference.summarise)
+    monkeypatch.setattr(two_level_cuda, "verdicts", reference.verdicts)
+    monkeypatch.setattr(samples, "judge", reference.judge)
     return found
 
 

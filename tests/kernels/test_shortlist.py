@@ -73,7 +73,7 @@ def test_columns_become_positions() -> None:
     assert to_positions(picks, listed).tolist() == [[64, 127, 256, -1], [5, 191, -1, -1]]
 
 
-@pytest.mark.parametrize("cases", ["interpreted_shortlist.py", "interpreted_decode.py"])
+@pytest.mark.parametrize("cases", ["interpreted_shortlist.py", "interpreted_decode.py", "interpreted_guard.py"])
 def test_the_triton_kernels_equal_the_reference(cases: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).with_name(cases))],

@@ -1,5 +1,7 @@
 """Score and select, some rows at a time, so that the logits alive never exceed a budget."""
 
+from functools import cache
+
 import torch
 import triton
 
@@ -15,13 +17,18 @@ def rows_at_once(rows: int, max_length: int, budget_bytes: int, device: torch.de
 
     The selection of a row fills one of a CUDA device's processors, so a slice takes whole rounds of them if it can.
     """
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    processors = _processors(device)
     a_row = 4 * (padded(max_length) + padded(max_length) // BLOCK)
     most = max(1, budget_bytes // max(a_row, 1) // ALIGNED_ROWS) * ALIGNED_ROWS
     if most >= max(processors, ALIGNED_ROWS):
         most = most // processors * processors // ALIGNED_ROWS * ALIGNED_ROWS
     slices = triton.cdiv(rows, most)
     return triton.cdiv(triton.cdiv(rows, slices), ALIGNED_ROWS) * ALIGNED_ROWS
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def score_select(
@@ -59,7 +66,6 @@ def score_select(
 
     Fit for CUDA graphs: launches depend on shapes and max_length alone. Raises ValueError for other layouts.
     """
-    check(q, weights, index_k, page_table, request, lengths)
     rows = q.shape[0]
     if out is None:
         out = torch.empty(rows, k, dtype=torch.int32, device=q.device)
@@ -70,6 +76,7 @@ def score_select(
     scored = max_length > k
     logits = torch.empty(min(step, rows) if scored else 1, width, dtype=torch.float32, device=q.device)
     if not scored:
+        check(q, weights, index_k, page_table, request, lengths)
         # Nobody reads them. Their rows are no apart, which takes the same kernel as whole pages.
         logits = logits.expand(min(step, rows), -1)
     maxima = torch.empty(min(step, rows), width // BLOCK, dtype=torch.float32, device=q.device)

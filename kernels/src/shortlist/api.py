@@ -1,5 +1,7 @@
 """Two-level scoring on CUDA: summaries of pages, and the two calls of `score_select` that they make possible."""
 
+from functools import lru_cache
+
 import torch
 import triton
 
@@ -39,6 +41,13 @@ def summarise(
     return packed
 
 
+@lru_cache(maxsize=32)
+def _constants(pages: int, rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The page table of summaries, int32 [1, pages], and that every row finds its pages there, int32 [rows]."""
+    table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
+    return table, torch.zeros(rows, dtype=torch.int32, device=device)
+
+
 def list_pages(
     q: torch.Tensor,
     w: torch.Tensor,
@@ -58,10 +67,9 @@ def list_pages(
     """
     # One size for contexts of up to MOST_PAGES: every power of two would be another kernel to compile while serving.
     bound = max(MOST_PAGES, triton.next_power_of_2(most))
-    table = torch.arange(packed.shape[0], dtype=torch.int32, device=q.device).unsqueeze(0)
-    one = torch.zeros(q.shape[0], dtype=torch.int32, device=q.device)
+    table, one = _constants(bound // PAGE, triton.next_power_of_2(q.shape[0]), q.device)
     score_select(
-        q, w, packed, table, one, complete, n,
+        q, w, packed, table, one[: q.shape[0]], complete, n,
         max_length=bound, initial=1, local=window, budget_bytes=budget_bytes, out=out,
     )  # fmt: skip
 

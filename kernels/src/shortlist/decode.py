@@ -14,11 +14,7 @@ from sgl_indexcache.kernels.shortlist.decode_kernel import (
     settle_kernel,
     summarise_rows_kernel,
 )
-
-PAGES_AT_ONCE = 128
-"""Pages whose records a program looks at together."""
-JUDGED_PAGES = 1024
-"""A context is judged by samples in so many pages before it at most: 256 samples at one in 256 rows."""
+from sgl_indexcache.kernels.shortlist.guard import JUDGED_PAGES, PAGES_AT_ONCE, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +121,5 @@ def select_decoded(
     settle_kernel[(rows,)](
         wanted, listed, page_table, judged, fallen, records.guard, records.counts, out, n, k, table_stride,
         listed.stride(0), out.stride(0), judgement.every, int(slots),
-        KP=triton.next_power_of_2(k), STEPS=(n + 1).bit_length(),
+        KP=triton.next_power_of_2(k), STEPS=steps(n),
     )  # fmt: skip

@@ -6,11 +6,10 @@ Nothing here depends on lengths but masks, so a captured graph replays it for an
 import triton
 import triton.language as tl
 
+from sgl_indexcache.kernels.shortlist.guard_kernel import add_sample, below, is_sampled, latest_recall
 from sgl_indexcache.kernels.shortlist.kernel import summary_of
 
 PAGE = tl.constexpr(64)
-HASH = tl.constexpr(0x9E3779B1)
-"""See Guard.sampled in sgl_indexcache/indexer/two_level.py."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -102,28 +101,11 @@ def lay_lists_kernel(  # type: ignore[no-untyped-def]
     tl.store(listed + row * listed_stride + column, own, mask=column <= n)
     tl.store(seen + row, m * PAGE + length - complete * PAGE)
 
-    wanted = 0
-    found = 0
-    for begin in range(0, JUDGED, AT_ONCE):
-        nth = complete - 1 - begin - tl.arange(0, AT_ONCE)
-        if begin < complete:
-            page = tl.load(table + nth, mask=nth >= 0, other=0).to(tl.int64)
-            should = tl.load(guard + 2 * page, mask=nth >= 0, other=0)
-            did = tl.load(guard + 2 * page + 1, mask=nth >= 0, other=0)
-            # The latest samples, up to the page that makes them enough.
-            latest = tl.cumsum(should, 0) - should + wanted < need
-            wanted += tl.sum(tl.where(latest, should, 0), 0)
-            found += tl.sum(tl.where(latest, did, 0), 0)
-    trips = (complete > n) & (wanted >= need) & (found.to(tl.float32) < floor * wanted.to(tl.float32))
+    wanted, found = latest_recall(guard, table, complete, need, AT_ONCE, JUDGED)
+    trips = (complete > n) & below(wanted, found, need, floor)
     sampled = (complete > n) & is_sampled(length - 1, every)
     tl.store(fallen + row, trips.to(tl.int32))
     tl.store(judged + row, tl.where(trips | sampled, length, 0))
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def is_sampled(position, every):  # type: ignore[no-untyped-def]
-    """Guard.sampled."""
-    return (position.to(tl.int64) * HASH & 0xFFFFFFFF) < (1 << 32) // every.to(tl.int64)
 
 
 @triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
@@ -143,21 +125,8 @@ def settle_kernel(  # type: ignore[no-untyped-def]
         page = position // PAGE
         table = page_table + row * table_stride
         if is_sampled(length - 1, every):
-            # How many of the n + 1 ascending pages lie before each.
-            before = tl.zeros((KP,), tl.int32)
-            step = 1 << (STEPS - 1)
-            for _ in range(STEPS):
-                probe = before + step - 1
-                there = tl.load(listed + row * listed_stride + probe, mask=probe <= n, other=1 << 30)
-                before = tl.where(there < page, before + step, before)
-                step = step // 2
-            there = tl.load(listed + row * listed_stride + before, mask=before <= n, other=-1)
-            found = tl.sum(((column < k) & (position >= 0) & (there == page)).to(tl.int32), 0)
-            own = tl.load(table + (length - 1) // PAGE).to(tl.int64)
-            tl.atomic_add(guard + 2 * own, k)
-            tl.atomic_add(guard + 2 * own + 1, found)
-            tl.atomic_add(counts, 1)
-            tl.atomic_add(counts + 1, found.to(tl.int64))
+            lists = listed + row * listed_stride
+            add_sample(position, lists, n, k, length, table, guard, counts, True, KP, STEPS)
         if tl.load(fallen + row) != 0:
             if named != 0:
                 slot = tl.load(table + page, mask=position >= 0, other=0) * PAGE + position % PAGE

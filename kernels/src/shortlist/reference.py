@@ -97,6 +97,49 @@ def select_listed(
     return to_positions(select(scores, lengths, k), listed)
 
 
+def judge(
+    wanted: torch.Tensor,
+    listed: torch.Tensor,
+    group: torch.Tensor,
+    page_table: torch.Tensor,
+    lengths: torch.Tensor,
+    guard: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    counted: bool,
+) -> None:
+    """Add samples to records and counts; arguments as of guard.judge.
+
+    The best of a subset are those of the best that lie in it: what two-level scoring finds of an exact selection
+    `wanted [S, k]` is what lies in the listed pages.
+    """
+    for row, lists, length in zip(wanted, listed[group.long()], lengths.tolist(), strict=True):
+        there = row[row >= 0]
+        found = torch.isin(there // PAGE, lists).sum()
+        guard[page_table[(length - 1) // PAGE].long()] += torch.stack((found.new_tensor(len(row)), found)).int()
+        if counted:
+            counts[:2] += torch.stack((found.new_tensor(1), found))
+
+
+def verdicts(
+    guard: torch.Tensor,
+    page_table: torch.Tensor,
+    requests: torch.Tensor,
+    complete: torch.Tensor,
+    need: int,
+    floor: float,
+    out: torch.Tensor,
+) -> None:
+    """Which contexts are to be scored exactly, by the latest pages whose samples make up `need` positions; arguments as
+    of guard.verdicts."""
+    for column, (line, pages) in enumerate(zip(requests.tolist(), complete.tolist(), strict=True)):
+        for layer, records in enumerate(guard[:, page_table[line, :pages].long()].long()):
+            latest = records.flip(0).cumsum(0)
+            enough = (latest[:, 0] >= need).nonzero()
+            wanted, found = latest[enough[0, 0]].tolist() if len(enough) else (0, 0)
+            out[layer, column] = len(enough) > 0 and found < floor * wanted
+
+
 def select_decoded(
     q: torch.Tensor,
     w: torch.Tensor,
