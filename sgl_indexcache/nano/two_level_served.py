@@ -1,13 +1,14 @@
 """Two-level scoring of the trained nano model through the real server: loss, facts found, recall, and work saved.
 
 python -m sgl_indexcache.nano.two_level_served --data DIR --out FILE [--lengths 2000 8000] [--shortlists 0.5]
-    [--floors 0.9] [--needles 28] [-- FLAGS]
+    [--floors 0.9] [--needles 28] [--decode-rows 1] [--continued 128] [-- FLAGS]
 
 Servers, one after the other, score the same windows of held-out text and are asked for the same facts: one exactly,
 then one with two-level scoring for every shortlist and floor. Their figures are those that /server_info reports to
 everybody. A fact is asked for at the very end of its prompt, alone and among seven others, and counts as found when the
-greedy answer begins with its digits. FLAGS are for the servers; a CUDA device has no float32 kernels and needs
-`-- --dtype bfloat16`.
+greedy answer begins with its digits: the first digit is chosen by the prompt's last row, the others by decode steps.
+What was counted while the windows are continued is nearly all of decode steps. FLAGS are for the servers; a CUDA device
+has no float32 kernels and needs `-- --dtype bfloat16`.
 """
 
 import argparse
@@ -44,18 +45,21 @@ DISTRACTORS = {"alone": 0, "among_others": 7}
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """What every server is given at one length: windows of text, and facts by the names of DISTRACTORS."""
+    """What every server is given at one length: windows of text, how many tokens to continue each by, and facts by the
+    names of DISTRACTORS."""
 
     length: int
     prompts: list[list[int]]
+    continued: int
     facts: dict[str, list[Needle]]
 
     @classmethod
-    def draw(cls, text: torch.Tensor, length: int, prompts: int, facts: int) -> "Tasks":
+    def draw(cls, text: torch.Tensor, length: int, prompts: int, continued: int, facts: int) -> "Tasks":
         """Of text uint8 [bytes]; the same for the same arguments."""
         generator = torch.Generator().manual_seed(SEED)
         drawn = windows(text, prompts, length, generator).tolist()
-        return cls(length, drawn, {name: facts_of(text, length, facts, others) for name, others in DISTRACTORS.items()})
+        asked = {name: facts_of(text, length, facts, others) for name, others in DISTRACTORS.items()}
+        return cls(length, drawn, continued, asked)
 
 
 def facts_of(text: torch.Tensor, length: int, count: int, others: int) -> list[Needle]:
@@ -73,7 +77,8 @@ def facts_of(text: torch.Tensor, length: int, count: int, others: int) -> list[N
 
 
 def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder: Path) -> list[dict[str, Any]]:
-    """By length: loss in nats of every prompt and seconds for each, what was counted for them, and facts found."""
+    """By length: loss in nats of every prompt and seconds for each, what was counted for them and while they were
+    continued, and facts found."""
     settings = folder / "indexcache.yaml"
     settings.write_text(yaml.safe_dump({"scoring": scoring}))
     arguments = ["--model-path", str(CHECKPOINT.parent), "--config", str(settings), *FLAGS, *flags]
@@ -88,14 +93,18 @@ def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder:
                 begun = time.monotonic()
                 losses.append(float(-engine.score(ids).mean()))
                 seconds.append(round(time.monotonic() - begun, 2))
-            work = between(before, server.indexcache_state()["two_level"])
+            scored = server.indexcache_state()["two_level"]
+            for ids in given.prompts if given.continued else ():
+                engine.generate(ids, given.continued)
+            continued = between(scored, server.indexcache_state()["two_level"]) if given.continued else None
             results.append(
                 {
                     "length": given.length,
                     "loss": round(statistics.fmean(losses), 5),
                     "losses": [round(loss, 5) for loss in losses],
                     "seconds": seconds,
-                    "work": work,
+                    "work": between(before, scored),
+                    "continued": continued,
                     "facts": {name: [fact.ask(engine) for fact in facts] for name, facts in given.facts.items()},
                 }
             )
@@ -138,13 +147,22 @@ def compared(exact: dict[str, Any], served: dict[str, Any]) -> dict[str, Any]:
     return {
         "loss_change": round(served["loss"] / exact["loss"] - 1, 6),
         "loss_change_error": round(statistics.stdev(changes) / len(changes) ** 0.5, 6) if len(changes) > 1 else None,
-        "recall": round(statistics.fmean(work["recall"].values()), 4) if work["recall"] else None,
+        "recall": _mean_recall(work),
         "keys": round((work["keys_scored"] + work["summaries_scored"]) / work["keys_seen"], 4),
+        "continued_recall": _mean_recall(served["continued"]),
         "found": {
             name: f"{sum(a and b for a, b in zip(solved, served['facts'][name], strict=True))} of {sum(solved)}"
             for name, solved in exact["facts"].items()
         },
     }
+
+
+def _mean_recall(work: dict[str, Any] | None) -> float | None:
+    return round(statistics.fmean(work["recall"].values()), 4) if work and work["recall"] else None
+
+
+def _size(given: str) -> int | float:
+    return int(given) if given.isdecimal() else float(given)
 
 
 def main() -> None:
@@ -155,15 +173,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2, help="windows of text of each length")
     parser.add_argument("--needles", type=int, default=0, help="facts of each length, alone and among others")
     parser.add_argument(
-        "--shortlists", type=float, nargs="+", default=[0.5], help="fractions of the pages before a row"
+        "--shortlists", type=_size, nargs="+", default=[0.5], help="keys, or fractions of the pages before a row"
     )
     parser.add_argument("--floors", type=float, nargs="+", default=[0.9], help="of the recall guard")
+    parser.add_argument("--decode-rows", type=int, help="scoring.decode_rows of the servers; needs shortlists in keys")
+    parser.add_argument("--continued", type=int, default=0, metavar="TOKENS", help="by which each window is continued")
+    parser.add_argument("--sample-rows", type=int, default=64, help="scoring.sample_rows of the servers")
     parser.add_argument("flags", nargs="*", help="further flags of `sgl-indexcache serve`, after --")
     options = parser.parse_args()
     text = read_shard(options.data, "heldout", torch.device("cpu"))
-    tasks = [Tasks.draw(text, length, options.prompts, options.needles) for length in options.lengths]
+    tasks = [
+        Tasks.draw(text, length, options.prompts, options.continued, options.needles) for length in options.lengths
+    ]
     found: dict[str, Any] = {
-        "schema": 3,
+        "schema": 4,
         "versions": versions(),
         "machine": {**machine(), **device()},
         "flags": options.flags,
@@ -182,7 +205,8 @@ def main() -> None:
                 "mode": "two_level",
                 "shortlist": shortlist,
                 "recall_floor": floor,
-                "sample_rows": 64,
+                "sample_rows": options.sample_rows,
+                "decode_rows": options.decode_rows,
                 "min_saved_scores": 0,
             }
             served = serve(scoring, tasks, options.flags, Path(folder))

@@ -10,7 +10,7 @@ LENGTH = 1500
 
 @pytest.fixture(scope="module")
 def tasks() -> Tasks:
-    return Tasks.draw(torch.tensor(list(b"plain text of no interest. " * 400), dtype=torch.uint8), LENGTH, 2, 7)
+    return Tasks.draw(torch.tensor(list(b"plain text of no interest. " * 400), dtype=torch.uint8), LENGTH, 2, 0, 7)
 
 
 def test_a_fact_is_stated_once_and_asked_for_where_the_prompt_ends(tasks: Tasks) -> None:
@@ -51,8 +51,11 @@ def test_facts_are_compared_one_by_one() -> None:
     exact = {"loss": 2.0, "losses": [1.0, 3.0], "facts": {"alone": [True, True, False]}}
     work = {"recall": {"0": 0.9, "1": 0.7}, "keys_scored": 30, "summaries_scored": 10, "keys_seen": 100}
     served = {"loss": 2.2, "losses": [1.1, 3.3], "facts": {"alone": [False, True, True]}, "work": work}
+    served["continued"] = {"recall": {"0": 0.5, "1": 0.6}}
     found = compared(exact, served)
     assert found["found"] == {"alone": "1 of 2"}
     assert found["loss_change"] == pytest.approx(0.1)
     assert found["loss_change_error"] == pytest.approx(0.0)
-    assert (found["recall"], found["keys"]) == (0.8, 0.4)
+    assert (found["recall"], found["continued_recall"], found["keys"]) == (0.8, 0.55, 0.4)
+    served["continued"] = None
+    assert compared(exact, served)["continued_recall"] is None
