@@ -77,8 +77,8 @@ def facts_of(text: torch.Tensor, length: int, count: int, others: int) -> list[N
 
 
 def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder: Path) -> list[dict[str, Any]]:
-    """By length: loss in nats of every prompt and seconds for each, what was counted for them and while they were
-    continued, and facts found."""
+    """By length: loss in nats of every prompt and seconds for each; facts found; and what was counted while prompts
+    were scored, while they were continued, and while facts were asked for."""
     settings = folder / "indexcache.yaml"
     settings.write_text(yaml.safe_dump({"scoring": scoring}))
     arguments = ["--model-path", str(CHECKPOINT.parent), "--config", str(settings), *FLAGS, *flags]
@@ -96,7 +96,9 @@ def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder:
             scored = server.indexcache_state()["two_level"]
             for ids in given.prompts if given.continued else ():
                 engine.generate(ids, given.continued)
-            continued = between(scored, server.indexcache_state()["two_level"]) if given.continued else None
+            continued = server.indexcache_state()["two_level"]
+            facts = {name: [fact.ask(engine) for fact in facts] for name, facts in given.facts.items()}
+            asked = server.indexcache_state()["two_level"]
             results.append(
                 {
                     "length": given.length,
@@ -104,8 +106,9 @@ def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder:
                     "losses": [round(loss, 5) for loss in losses],
                     "seconds": seconds,
                     "work": between(before, scored),
-                    "continued": continued,
-                    "facts": {name: [fact.ask(engine) for fact in facts] for name, facts in given.facts.items()},
+                    "continued": between(scored, continued),
+                    "asked": between(continued, asked),
+                    "facts": facts,
                 }
             )
     return results
