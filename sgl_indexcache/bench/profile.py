@@ -17,10 +17,12 @@ _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def profile(engine: Any, workload: Workload) -> dict[str, Any]:
-    """Device time of a started sglang.Engine on CUDA: {"decode": [...], "warm": [...]}, each absent if not measured.
+    """Device time of a started sglang.Engine on CUDA, each absent if not measured.
 
     decode  one step of the largest batch: two runs that differ by 16 steps, subtracted
     warm    one turn of the first size after the workload's prefix
+    warm_device  of that turn and the step that the scheduler launches ahead: {busy_us, span_us}, how long the device
+                 did something, and from its first to its last event
 
     A list holds {kernel, us, calls}, the most expensive first; {kernel: "everything"} leads it. Prompts are those of
     the workload, so that their prefix is cached.
@@ -32,13 +34,14 @@ def profile(engine: Any, workload: Workload) -> dict[str, Any]:
         size = max(workload.batches)
         prompts = [prefix + workload.tokens(DECODE_OWN_TOKENS, DECODE, size, row) for row in range(size)]
         _generate(engine, prompts, 1)
-        short = _traced(engine, lambda: _generate(engine, prompts, 4))
-        long = _traced(engine, lambda: _generate(engine, prompts, 4 + STEPS))
+        short = times_of(_traced(engine, lambda: _generate(engine, prompts, 4)))
+        long = times_of(_traced(engine, lambda: _generate(engine, prompts, 4 + STEPS)))
         found["decode"] = summary(long, short, STEPS)
     if workload.turns:
         turn = prefix + workload.tokens(workload.turns[0], PROFILE)
         _generate(engine, [prefix + workload.tokens(1, PROFILE, 1)], 1)
-        found["warm"] = summary(_traced(engine, lambda: _generate(engine, [turn], 1)), {}, 1)
+        trace = _traced(engine, lambda: _generate(engine, [turn], 1))
+        found |= {"warm": summary(times_of(trace), {}, 1), "warm_device": occupied(trace)}
     return found
 
 
@@ -71,13 +74,24 @@ def times_of(trace: Mapping[str, Any]) -> Times:
     return {name: (us[name], calls[name]) for name in us}
 
 
-def _traced(engine: Any, work: Callable[[], None]) -> Times:
+def occupied(trace: Mapping[str, Any]) -> dict[str, float]:
+    """{busy_us, span_us} of the device; events of several streams that overlap count once."""
+    spans = sorted((e["ts"], e["ts"] + e["dur"]) for e in trace["traceEvents"] if e.get("cat") in _ON_DEVICE)
+    busy, end = 0.0, float("-inf")
+    for first, last in spans:
+        busy += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return {"busy_us": round(busy, 2), "span_us": round(end - spans[0][0], 2) if spans else 0.0}
+
+
+def _traced(engine: Any, work: Callable[[], None]) -> Mapping[str, Any]:
+    """A Chrome trace of torch's profiler."""
     with tempfile.TemporaryDirectory() as folder:
         engine.start_profile(output_dir=folder, activities=["GPU"], with_stack=False, record_shapes=False)
         work()
         engine.stop_profile()
         (path,) = Path(folder).rglob("*.trace.json.gz")
-        return times_of(json.loads(gzip.decompress(path.read_bytes())))
+        return dict(json.loads(gzip.decompress(path.read_bytes())))
 
 
 def _generate(engine: Any, prompts: list[list[int]], tokens: int) -> None:

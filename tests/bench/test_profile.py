@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sgl_indexcache.bench.profile import profile, summary, times_of
+from sgl_indexcache.bench.profile import occupied, profile, summary, times_of
 from sgl_indexcache.bench.workload import Workload
 from sgl_indexcache.cli.app import app
 
 TRACE = {
     "traceEvents": [
-        {"cat": "kernel", "name": "score", "dur": 10.0},
-        {"cat": "kernel", "name": "score", "dur": 14.0},
-        {"cat": "gpu_memcpy", "name": "copy", "dur": 1.0},
-        {"cat": "cpu_op", "name": "score", "dur": 99.0},
+        {"cat": "kernel", "name": "score", "ts": 100.0, "dur": 10.0},
+        {"cat": "kernel", "name": "score", "ts": 108.0, "dur": 14.0},
+        {"cat": "gpu_memcpy", "name": "copy", "ts": 130.0, "dur": 1.0},
+        {"cat": "cpu_op", "name": "score", "ts": 0.0, "dur": 99.0},
         {"name": "a mark"},
     ]
 }
@@ -25,6 +25,11 @@ TRACE = {
 
 def test_only_the_device_is_counted() -> None:
     assert times_of(TRACE) == {"score": (24.0, 2), "copy": (1.0, 1)}
+
+
+def test_what_overlaps_occupies_the_device_once() -> None:
+    assert occupied(TRACE) == {"busy_us": 23.0, "span_us": 31.0}
+    assert occupied({"traceEvents": [{"name": "a mark"}]}) == {"busy_us": 0.0, "span_us": 0.0}
 
 
 def test_one_step_of_the_difference() -> None:
@@ -49,7 +54,7 @@ class Engine:
 
     def stop_profile(self) -> None:
         assert self.folder is not None
-        events = [{"cat": "kernel", "name": "step", "dur": 5.0}] * self.tokens
+        events = [{"cat": "kernel", "name": "step", "ts": 7.0 * nth, "dur": 5.0} for nth in range(self.tokens)]
         (self.folder / "0-TP-0.trace.json.gz").write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
 
 
@@ -58,6 +63,7 @@ def test_profile_subtracts_the_prompt() -> None:
     found = profile(Engine(), workload)
     assert found["decode"][0] == {"kernel": "everything", "us": 5.0, "calls": 1.0}
     assert found["warm"][0]["calls"] == 1.0
+    assert found["warm_device"] == {"busy_us": 5.0, "span_us": 5.0}
 
 
 def test_without_cuda_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
