@@ -29,7 +29,8 @@ from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.nano.evaluate import DEPTHS, digits_right
 from sgl_indexcache.nano.model import Layer, Projections
-from sgl_indexcache.nano.page_rules import ASIDE, RULES, Rule, Seen
+from sgl_indexcache.nano.page_rules import ASIDE, RULES, Rule
+from sgl_indexcache.nano.page_signals import Seen
 from sgl_indexcache.nano.phrases import FAMILIES, phrases
 from sgl_indexcache.nano.probes import DISTRACTORS
 from sgl_indexcache.nano.shape import NANO

@@ -12,9 +12,10 @@ import torch
 from sgl_indexcache.distill.functional import Rotary
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.shortlist import PAGE
-from sgl_indexcache.nano import page_rules, two_level_study
+from sgl_indexcache.nano import page_rules, page_signals, two_level_study
 from sgl_indexcache.nano.model import Layer, NanoModel, Projections
-from sgl_indexcache.nano.page_rules import FORCED, RULES, Rule, Seen
+from sgl_indexcache.nano.page_rules import FORCED, RULES, Rule
+from sgl_indexcache.nano.page_signals import Seen
 from sgl_indexcache.nano.two_level import Served, make, shortlist_of
 from sgl_indexcache.nano.two_level_study import Study
 
@@ -135,7 +136,7 @@ def test_every_rule_is_worth_something(name: str) -> None:
 
 def test_bounds_hold_and_an_outlier_is_found() -> None:
     given = seen()
-    assert bool((page_rules.bounds(given) >= 0.9 * given.scores.amax(2))[:, :-1].all())
+    assert bool((page_signals.bounds(given) >= 0.9 * given.scores.amax(2))[:, :-1].all())
     keys = given.keys.clone()
     keys[2, 17] = 30 * given.q[0].mean(0)
     given = given._replace(keys=keys, gates=given.gates.abs())
@@ -153,7 +154,7 @@ def test_hints_and_quotas() -> None:
         assert bool((RULES[name].worth(seen(hint=False)) == RULES["mean"].worth(given)).all())
     assert bool((RULES["hint-1"].worth(seen(hint=False)).argsort(1) == RULES["mean"].worth(given).argsort(1)).all())
     assert int(replace(RULES["hint-1"], hint=1e3).worth(given)[0].argmax()) == int(given.hint[0, :-1].argmax())
-    alone = page_rules.outlier(given)[:, :-1]
+    alone = page_signals.outlier(given)[:, :-1]
     forced = RULES["outlier-quarter"].worth(given)[:, :-1] == FORCED
     assert bool((alone.masked_fill(~forced, 1e9).amin(1) >= alone.masked_fill(forced, -1e9).amax(1)).all())
 
