@@ -9,6 +9,7 @@ page and all page summaries take together.
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from sgl_indexcache.indexer.exact import Selector
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.indexer.shortlist import VOTED, Shortlist
 from sgl_indexcache.indexer.two_level import Guard, TwoLevel
+from sgl_indexcache.kernels.score import score
+from sgl_indexcache.kernels.select import select
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.nano.evaluate import digits_right
 from sgl_indexcache.nano.model import Layer, NanoModel, Projections
@@ -46,6 +49,8 @@ class Served(NanoModel):
 
     two_level  None scores exactly
     counts     what exact rows selected of each page: for each layer int32 [T, pages]
+    served     recall of the selections that two-level scoring made, where the guard had it score exactly included: for
+               each layer the mean of every EVERY-th row that had a shortlist
     """
 
     def __init__(self) -> None:
@@ -54,6 +59,7 @@ class Served(NanoModel):
         self.load_state_dict(weights)
         self.two_level: TwoLevel | None = None
         self.counts: list[torch.Tensor] = []
+        self.served: list[float] = []
         self._index = {layer: number for number, layer in enumerate(self.model.layers)}
 
     def _bias(self, layer: Layer, parts: Projections, rotary: Rotary) -> torch.Tensor:
@@ -71,6 +77,10 @@ class Served(NanoModel):
             if number == 0:
                 self.two_level.pages.begin(rows)
             selection = self.two_level.select(number, selector, lambda part: (q[part], gates[part]), keys, table, rows)
+            shortlist = self.two_level.shortlist
+            some = [t for t in range(0, length, EVERY) if not shortlist.lists_all(t // PAGE, NANO.index_topk)]
+            if some:
+                self.served.append(recall_of(selection, torch.tensor(some), q, gates, k))
         bias = torch.full((length, length + 1), float("-inf"))
         picks = torch.where(selection < 0, length, selection).long()
         return bias.scatter_(1, picks, 0.0)[None, None, :, :length]
@@ -87,6 +97,19 @@ class Served(NanoModel):
             weights = logits.add_(bias[..., begin:end, :end]).softmax(-1)
             out[:, :, begin:end] = torch.matmul(weights, v[:, :, :end])
         return out.transpose(1, 2).reshape(-1, q.shape[1] * v.shape[-1])
+
+
+def recall_of(
+    selection: torch.Tensor, rows: torch.Tensor, q: torch.Tensor, gates: torch.Tensor, k: torch.Tensor
+) -> float:
+    """Part of the exact selections of `rows` int64 [R] that `selection` int32 [T, topk] holds, mean over rows.
+
+    q [T, H, D], gates [T, H], k [T, D]; rows see at least topk positions.
+    """
+    exact = select(score(q[rows], k, gates[rows]), rows + 1, selection.shape[1]).long()
+    held = torch.zeros(len(rows), len(k) + 1, dtype=torch.bool)
+    held.scatter_(1, torch.where(selection[rows] < 0, len(k), selection[rows]).long(), True)
+    return float(held.gather(1, exact).float().mean())
 
 
 def shortlist_of(share: float, length: int) -> Shortlist:
@@ -152,10 +175,14 @@ def compare(
         bounds = [ceiling(model.counts, shortlist) for _, _, shortlist in plans]
         model.counts = []
         for entry, bound, (_, floor, shortlist) in zip(found, bounds, plans, strict=True):
-            model.two_level = make(shortlist, length, floor)
+            model.two_level, model.served = make(shortlist, length, floor), []
             loss = loss_of(model, tokens)
-            entry["sums"].append((loss, bound, model.two_level.work.snapshot(), per_row(model.two_level, length)))
-            print(length, entry["share"], floor, number, float(loss.mean() / exact[-1].mean() - 1), flush=True)
+            served = statistics.fmean(model.served)
+            entry["sums"].append(
+                (loss, bound, model.two_level.work.snapshot(), per_row(model.two_level, length), served)
+            )
+            change = float(loss.mean() / exact[-1].mean() - 1)
+            print(length, entry["share"], floor, number, change, round(served, 4), flush=True)
     return [settle(entry, exact) for entry in found]
 
 
@@ -187,6 +214,7 @@ def settle(entry: dict[str, Any], exact: list[torch.Tensor]) -> dict[str, Any]:
         "loss_change_last_quarter": round(float(loss_late / base_late - 1), 6),
         "recall": round(sum(by_layer) / len(by_layer), 4),
         "recall_by_layer": by_layer,
+        "recall_served": round(statistics.fmean(s[4] for s in sums), 4),
         "ceiling_row": round(sum(s[1]["row"] for s in sums) / len(sums), 4),
         "ceiling_block": round(sum(s[1]["block"] for s in sums) / len(sums), 4),
         "last_row_keys": round(sums[0][3], 4),
@@ -257,7 +285,7 @@ def main() -> None:
     text = read_shard(options.data, "heldout", torch.device("cpu"))
     model = Served()
     found: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "versions": {"torch": torch.__version__},
         "machine": {"threads": torch.get_num_threads(), "device": "cpu"},
         "model": {"topk": NANO.index_topk, "layers": NANO.num_hidden_layers},
