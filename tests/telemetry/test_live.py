@@ -8,6 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -100,21 +101,22 @@ def in_server_info(server: Server) -> dict[str, float]:
     return {series(name.partition("{")[0], re.findall(r'(\w+)="(.*?)"', name)): metrics[name] for name in metrics}
 
 
-def test_what_is_scraped_is_the_catalogue_before_any_request(server: Server) -> None:
-    found = scraped(server)
-    assert set(found) == {metric.scraped for metric in names.CATALOGUE}
-    for metric in names.CATALOGUE:
-        allowed = {label.name: label.values for label in metric.labels}
-        for labels in found[metric.scraped]:
-            assert {name for name, _ in labels} == set(allowed), metric.name
-            assert all(not allowed[name] or text in allowed[name] for name, text in labels), metric.name
-    assert found["sgl_indexcache_active"] == {(): 1}
-    assert found["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 1}
-    assert found["sgl_indexcache_layers"] == {(("layers", "full"),): 2, (("layers", "shared"),): 1}
+@dataclass(frozen=True)
+class Story:
+    """A fresh server, then prompts, a flush and a switch of the pattern, read by one subscriber."""
+
+    fresh: dict[str, dict[tuple[tuple[str, str], ...], float]]
+    values: dict[str, float]
+    here: dict[str, float]
+    state: dict[str, Any]
+    told: list[Any]
+    after: dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
-def test_work_is_counted_the_same_in_both_places_and_told_in_events(server: Server) -> None:
-    """Runs after the scrape of a fresh server: prompts, a flush and a switch, read by one subscriber."""
+@pytest.fixture(scope="module")
+def story(server: Server) -> Story:
+    """Told once, whichever test asks first."""
+    fresh = scraped(server)
     stream = described(server)["events"]
     assert stream["address"].startswith("ipc://")
     assert Path(stream["address"].removeprefix("ipc://")).parent.stat().st_mode & 0o777 == 0o700
@@ -128,22 +130,41 @@ def test_work_is_counted_the_same_in_both_places_and_told_in_events(server: Serv
             values, here = in_metrics(server), in_server_info(server)
             if values == here:
                 break
-        assert values == here
-        check_values(values, server)
+        state = server.indexcache_state()
         ask(server, "/flush_cache")
         ask(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
         time.sleep(1.5)
-        found = subscriber.replay()
-    assert found is not None
-    assert [envelope.sequence for envelope in found] == list(range(1, len(found) + 1))
-    check_events([envelope.event for envelope in found])
-    assert scraped(server)["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 0, (("pattern", "FFS"),): 1}
-    assert sum(scraped(server)["sgl_indexcache_events_total"].values()) == len(found)
+        told = subscriber.replay()
+    assert told is not None
+    return Story(fresh, values, here, state, told, scraped(server))
 
 
-def check_values(values: dict[str, float], server: Server) -> None:
-    state = server.indexcache_state()
-    work, two_level, store = state["work"], state["two_level"], state["store"]
+def test_what_is_scraped_is_the_catalogue_before_any_request(story: Story) -> None:
+    found = story.fresh
+    assert set(found) == {metric.scraped for metric in names.CATALOGUE}
+    for metric in names.CATALOGUE:
+        allowed = {label.name: label.values for label in metric.labels}
+        for labels in found[metric.scraped]:
+            assert {name for name, _ in labels} == set(allowed), metric.name
+            assert all(not allowed[name] or text in allowed[name] for name, text in labels), metric.name
+    assert found["sgl_indexcache_active"] == {(): 1}
+    assert found["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 1}
+    assert found["sgl_indexcache_layers"] == {(("layers", "full"),): 2, (("layers", "shared"),): 1}
+
+
+def test_work_is_counted_the_same_in_both_places(story: Story) -> None:
+    assert story.values == story.here
+
+
+def test_what_is_told_in_events_is_numbered_and_counted(story: Story) -> None:
+    assert [envelope.sequence for envelope in story.told] == list(range(1, len(story.told) + 1))
+    assert story.after["sgl_indexcache_pattern_info"] == {(("pattern", PATTERN),): 0, (("pattern", "FFS"),): 1}
+    assert sum(story.after["sgl_indexcache_events_total"].values()) == len(story.told)
+
+
+def test_the_metrics_are_the_work(story: Story) -> None:
+    values = story.values
+    work, two_level, store = story.state["work"], story.state["two_level"], story.state["store"]
     shared = {"layers": "shared", "result": "skipped", "reason": "producer"}
     assert of(values, names.INDEXER_ROWS, **shared) == work["shared_rows"] > len(PROMPT)
     assert of(values, names.INDEXER_KEYS, **shared) == work["shared_keys"] > len(PROMPT) ** 2 / 2
@@ -174,7 +195,8 @@ def of(values: dict[str, float], metric: names.Metric, **labels: str) -> float:
     return values[series(metric.scraped, labels.items())]
 
 
-def check_events(found: list[Any]) -> None:
+def test_events_tell_what_happened(story: Story) -> None:
+    found = [envelope.event for envelope in story.told]
     stored = {event.snapshot: event for event in found if isinstance(event, PrefixStored)}
     assert stored
     assert all(event.tokens % 64 == 0 and event.rows <= 64 for event in stored.values())
@@ -190,6 +212,7 @@ def check_events(found: list[Any]) -> None:
     assert any(isinstance(event, Fallback) and event.layer in (0, 2) for event in found)
 
 
+@pytest.mark.usefixtures("story")
 def test_top_once_reads_it(server: Server) -> None:
     command = [sys.executable, "-m", "sgl_indexcache.cli", "top", "--once", "--json", "--url", server.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
