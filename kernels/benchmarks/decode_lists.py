@@ -5,19 +5,17 @@
 Rows of requests that share nothing, over random keys, in CUDA graphs made for contexts of 131,072 keys. On some rows
 the selection is checked against float64 before anything is timed; all take turns; medians, lowest, highest. No row is
 a sample of the guard's, but "all sampled" scores every row exactly as well, which is what fallen contexts cost. The
-JSON is a list of {rows, keys, heads, device, name, us, low, high}.
+JSON is a list of {rows, keys, heads, device, name, ms, low, high}.
 """
 
 import argparse
-import json
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from indexer import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, ours, sglang, timed
+from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, sglang, timed_in_turns
 
 from sgl_indexcache.kernels.score.api import DEFAULT
 from sgl_indexcache.kernels.shortlist import PAGE, unpack_summary
@@ -107,17 +105,10 @@ def main() -> None:
             calls[f"two-level, {listed} listed"] = lists
             if listed == LISTED[0]:
                 calls[f"two-level, {listed} listed, all sampled"] = Lists(p, listed, ALWAYS)
-        for name, taken in timed(p, calls, options.repeats).items():
-            us = [1000 * ms for ms in taken]
-            shape = {"rows": case.rows, "keys": case.keys, "heads": case.heads, "device": torch.cuda.get_device_name()}
-            results.append({**shape, "name": name, "us": statistics.median(us), "low": min(us), "high": max(us)})
-            print(f"  {name:44} {statistics.median(us):7.1f} us  ({min(us):.1f} to {max(us):.1f})", flush=True)
+        results += timed_in_turns(p, calls, options.repeats)
         del p, calls
         torch.cuda.empty_cache()
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-    if failed:
-        sys.exit(1)
+    finish(results, options.out, failed)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ before anything is timed. All take turns, in CUDA graphs; medians, lowest, highe
 """
 
 import argparse
-import json
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from indexer import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, ours, timed
+from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, timed_in_turns
 
 from sgl_indexcache.kernels.score.api import DEFAULT
 from sgl_indexcache.kernels.select.api import Cut, select
@@ -155,15 +153,8 @@ def main() -> None:
         calls["summaries that stand"] = two_level.summarise
         for width in WIDTHS:
             calls |= selections(min(case.rows, 1024), width)
-        for name, taken in timed(p, calls, options.repeats).items():
-            ms = statistics.median(taken)
-            shape = {"rows": case.rows, "keys": case.keys, "heads": case.heads, "device": torch.cuda.get_device_name()}
-            results.append({**shape, "name": name, "ms": ms, "low": min(taken), "high": max(taken)})
-            print(f"  {name:44} {ms:8.4f} ms  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-    if failed:
-        sys.exit(1)
+        results += timed_in_turns(p, calls, options.repeats)
+    finish(results, options.out, failed)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,12 @@ def measure(kind: Kind, report: Callable[[dict[str, Any]], None]) -> list[dict[s
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    # A script imports its neighbours.
+    sys.path.insert(0, str(script.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(script.parent))
     entries = []
     for raw in module.measure():
         entries.append(summarized(kind, raw))

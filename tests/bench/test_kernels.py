@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from sgl_indexcache.attention import choice
 from sgl_indexcache.bench import kernels
@@ -60,6 +61,14 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.kinds(None) == ["consumers"]
     with pytest.raises(BenchError, match="'indexers' cannot be measured here: choose among consumers"):
         kernels.kinds("consumers,indexers")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
+def test_a_script_finds_its_neighbours_and_measures_nothing_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:
+    path = list(sys.path)
+    assert kernels.measure("indexers", lambda entry: None) == []
+    assert "nothing to measure without CUDA" in capsys.readouterr().err
+    assert sys.path == path
 
 
 @pytest.fixture(scope="module")
