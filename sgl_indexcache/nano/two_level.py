@@ -177,7 +177,7 @@ def compare(
         for entry, bound, (_, floor, shortlist) in zip(found, bounds, plans, strict=True):
             model.two_level, model.served = make(shortlist, length, floor), []
             loss = loss_of(model, tokens)
-            served = statistics.fmean(model.served)
+            served = statistics.fmean(model.served) if model.served else 1.0
             entry["sums"].append(
                 (loss, bound, model.two_level.work.snapshot(), per_row(model.two_level, length), served)
             )
@@ -212,7 +212,7 @@ def settle(entry: dict[str, Any], exact: list[torch.Tensor]) -> dict[str, Any]:
         "loss": round(float(loss), 5),
         "loss_change": round(float(loss / base - 1), 6),
         "loss_change_last_quarter": round(float(loss_late / base_late - 1), 6),
-        "recall": round(sum(by_layer) / len(by_layer), 4),
+        "recall": round(statistics.fmean(by_layer), 4) if by_layer else 1.0,
         "recall_by_layer": by_layer,
         "recall_served": round(statistics.fmean(s[4] for s in sums), 4),
         "ceiling_row": round(sum(s[1]["row"] for s in sums) / len(sums), 4),

@@ -7,7 +7,8 @@ Servers, one after the other, score the same windows of held-out text and are as
 then one with two-level scoring for every shortlist and floor. Their figures are those that /server_info reports to
 everybody. A fact is asked for at the very end of its prompt, alone and among seven others, and counts as found when the
 greedy answer begins with its digits: the first digit is chosen by the prompt's last row, the others by decode steps.
-What was counted while the windows are continued is nearly all of decode steps. FLAGS are for the servers; a CUDA device
+What was counted while the windows are continued is nearly all of decode steps, if the cache has room for all windows
+(`-- --max-total-tokens`). FLAGS are for the servers; a CUDA device
 has no float32 kernels and needs `-- --dtype bfloat16`.
 """
 
@@ -184,6 +185,8 @@ def main() -> None:
     parser.add_argument("--sample-rows", type=int, default=64, help="scoring.sample_rows of the servers")
     parser.add_argument("flags", nargs="*", help="further flags of `sgl-indexcache serve`, after --")
     options = parser.parse_args()
+    if options.decode_rows is not None and any(isinstance(size, float) for size in options.shortlists):
+        parser.error("--decode-rows needs shortlists of one size: give --shortlists in keys, such as 1856")
     text = read_shard(options.data, "heldout", torch.device("cpu"))
     tasks = [
         Tasks.draw(text, length, options.prompts, options.continued, options.needles) for length in options.lengths

@@ -130,8 +130,8 @@ def verdicts(
     floor: float,
     out: torch.Tensor,
 ) -> None:
-    """Which contexts are to be scored exactly, by the latest pages whose samples make up `need` positions; arguments as
-    of guard.verdicts."""
+    """Which contexts are to be scored exactly, by the latest pages whose samples make up `need` positions, however far
+    back; arguments as of guard.verdicts."""
     for column, (line, pages) in enumerate(zip(requests.tolist(), complete.tolist(), strict=True)):
         for layer, records in enumerate(guard[:, page_table[line, :pages].long()].long()):
             latest = records.flip(0).cumsum(0)
