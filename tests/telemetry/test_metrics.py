@@ -297,7 +297,7 @@ def test_snapshot_events_tell_numbers_and_hashes_only() -> None:
     other = events.SnapshotEvents()
     assert other._hash(64, [70001, 70002], "secret-salt") != stored[0].tail
     text = repr(emitted)
-    assert "7000" not in text
+    assert not re.search(r"\b7000\d\b", text)  # a number of its own: a hash may hold any digits
     assert "salt" not in text
     assert listener._slots.keys() == {4, 5}
 
