@@ -139,7 +139,7 @@ def fa3(p: Problem) -> Call:
 
 def torch_gather(p: Problem) -> Call:
     from sgl_indexcache.attention.gather import attend
-    from sgl_indexcache.indexer.rows import Rows
+    from sgl_indexcache.selection import Rows
 
     rows = p.slots.shape[0]
     slots = p.caches[0].shape[0]

@@ -120,8 +120,8 @@ def sweep() -> dict[str, Any]:
     import torch
 
     from sgl_indexcache.attention import gather
-    from sgl_indexcache.indexer import exact
-    from sgl_indexcache.indexer.rows import Rows
+    from sgl_indexcache.indexer.cpu import exact
+    from sgl_indexcache.selection import Rows
 
     torch.manual_seed(0)
     tokens, heads, dim = 2048, 32, 128

@@ -1,1 +1,1 @@
-"""Attention backends (`cpu`, `hopper`) and the consumers of a selection."""
+"""Attention backends (`cpu`, `cuda`; what both answer: `base`) and the consumers of a selection."""

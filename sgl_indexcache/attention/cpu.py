@@ -10,10 +10,12 @@ import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from sgl_indexcache.attention.gather import attend
-from sgl_indexcache.indexer.exact import Selector
-from sgl_indexcache.indexer.project import project_key, project_query
-from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.indexer.cpu.exact import Selector
+from sgl_indexcache.indexer.cpu.project import project_key, project_query
 from sgl_indexcache.indexer.two_level import TwoLevel
+from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.selection import Inputs, KnownRows, Queries, Rows, Terms
 from sgl_indexcache.store import IndexStore
 from sgl_indexcache.telemetry.work import IndexerWork
 
@@ -25,22 +27,35 @@ if TYPE_CHECKING:
 
 
 class IndexCacheCpuBackend(AttentionBackend):
-    """Absorbed MLA over the latent cache, restricted to each row's selection."""
+    """Absorbed MLA over the latent cache, restricted to each row's selection.
 
-    def __init__(self, model_runner: "ModelRunner", scratch_bytes: int, shared_layers: frozenset[int]):
+    pattern  which layers reuse a selection
+    """
+
+    def __init__(self, model_runner: "ModelRunner", scratch_bytes: int, pattern: Pattern):
         super().__init__()
         self.device = model_runner.device
         self.slot_table = model_runner.req_to_token_pool.req_to_token
         self.pool = model_runner.token_to_kv_pool
         self.scratch_bytes = scratch_bytes
-        self.shared_layers = shared_layers
+        self.shared_layers = frozenset(pattern.shared_layers)
+        # Set by the factory where they are on.
         self.store: IndexStore | None = None
         self.two_level: TwoLevel | None = None
         self.work = IndexerWork()
         self.kernels = {(phase, work): "torch" for phase in ("prefill", "decode") for work in ("indexer", "attention")}
         self.rows = Rows.of([], [], [], 0)
         self.keys_seen = 0
+        self._page_table = torch.empty(0, 0, dtype=torch.int32)
+        self._lines: list[int] = []
+        self._line = torch.empty(0, dtype=torch.int32)
         _keep_freed_memory()
+
+    def configure(self, pattern: Pattern) -> None:
+        """Serve another pattern from the next forward on; see attention/base.py."""
+        self.shared_layers = frozenset(pattern.shared_layers)
+        if self.two_level is not None:
+            self.two_level.configure(pattern.full_layers)
 
     def init_forward_metadata(self, forward_batch: "ForwardBatch") -> None:
         """Lay the rows of this forward out, once for all layers."""
@@ -49,13 +64,32 @@ class IndexCacheCpuBackend(AttentionBackend):
         if forward_batch.forward_mode.is_decode_or_idle():
             new = [1] * len(requests)
         else:
-            new = forward_batch.extend_seq_lens_cpu
+            new = list(forward_batch.extend_seq_lens_cpu)
         self.rows = Rows.of(requests, lengths, new, total=int(forward_batch.positions.shape[0]))
         self.keys_seen = int(self.rows.length.sum())
         if self.store is not None:
             self.store.lay_out(self.rows.request, self.rows.length)
         if self.two_level is not None:
-            self.two_level.pages.begin(self.rows)
+            self._lay_out_pages(self.two_level, forward_batch, requests, lengths, new)
+
+    def _lay_out_pages(
+        self,
+        two_level: TwoLevel,
+        forward_batch: "ForwardBatch",
+        requests: list[int],
+        lengths: list[int],
+        new: list[int],
+    ) -> None:
+        two_level.clear()
+        if not requests:
+            return
+        rows = sum(new)
+        two_level.records.take(self.rows.length[:rows] - 1, forward_batch.out_cache_loc[:rows])
+        # Slots of a page are consecutive, and positions of a page begin at multiples of it.
+        self._page_table = self.slot_table[requests, : max(lengths) : PAGE].int() // PAGE
+        self._lines = [line for line, count in enumerate(new) if count]
+        self._line = torch.arange(len(requests), dtype=torch.int32).repeat_interleave(torch.tensor(new))
+        two_level.begin(lengths, new, self._page_table, is_request=bool(forward_batch.rids))
 
     def support_triton(self) -> bool:
         """Send SGLang's own batch preparation down its torch paths."""
@@ -81,28 +115,64 @@ class IndexCacheCpuBackend(AttentionBackend):
         key = project_key(indexer, x, positions)
         self.pool.set_index_k(layer_id, forward_batch.out_cache_loc, key)
         if not return_indices:
-            if self.two_level is not None:
-                self.two_level.pages.store_keys(layer_id, self.pool.index_k(layer_id), self.slot_table, self.rows)
-                self.two_level.pages.lose(self.rows)
             return None
-        selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
 
-        def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return project_query(indexer, x[part], q_lora[part], positions[part])
+        def queries(rows: slice | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return project_query(indexer, x[rows], q_lora[rows], positions[rows])
 
-        given = None if self.store is None else self.store.given(layer_id)
+        known = None if self.store is None else self.store.known_rows(layer_id)
         index_k = self.pool.index_k(layer_id)
         if self.two_level is None:
-            selection = selector(queries, index_k, self.slot_table, self.rows, given)
+            selector = Selector(
+                indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes
+            )
+            selection = selector(queries, index_k, self.slot_table, self.rows, known)
         else:
-            selection = self.two_level.select(layer_id, selector, queries, index_k, self.slot_table, self.rows, given)
+            selection = self._select_by_pages(self.two_level, layer_id, indexer, queries, index_k, known)
         reused = keys_reused = 0
-        if self.store is not None and given is not None:
-            self.store.put(layer_id, given)
-            reused, keys_reused = int(given.known.sum()), int(self.rows.length[given.known].sum())
+        if self.store is not None and known is not None:
+            self.store.put(layer_id, known)
+            reused, keys_reused = int(known.settled.sum()), int(self.rows.length[known.settled].sum())
             self.work.reused(reused, keys_reused)
         self.work.full(len(self.rows.length) - reused, self.keys_seen - keys_reused)
         return selection
+
+    def _select_by_pages(
+        self,
+        two_level: TwoLevel,
+        layer_id: int,
+        indexer: "Indexer",
+        queries: Queries,
+        index_k: torch.Tensor,
+        known: KnownRows | None,
+    ) -> torch.Tensor:
+        """Two-level scoring's selection; requests of which all rows are known keep theirs.
+
+        How firmly a list decides is not measured: margins stay 0, so that only the very same forward takes selections.
+        """
+        rows = self.rows
+        settled: set[int] = set()
+        if known is None:
+            out = torch.full((len(rows.length), indexer.index_topk), -1, dtype=torch.int32)
+        else:
+            out = known.selection
+            for line, span in zip(self._lines, rows.spans, strict=True):
+                of_span = known.settled[span.first : span.first + span.rows]
+                if bool(of_span.all()):
+                    settled.add(line)
+                else:
+                    of_span.fill_(False)
+        inputs = Inputs(
+            queries,
+            index_k,
+            self._page_table,
+            self._line,
+            rows.length[: len(self._line)].int(),
+            indexer.num_init_tokens,
+            indexer.num_local_tokens,
+        )
+        two_level.select(layer_id, inputs, Terms("positions", self._page_table), out, settled)
+        return out
 
     def forward_extend(
         self,

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
-from sgl_indexcache.indexer.forms import Terms, from_positions, note_pages, to_positions
+from sgl_indexcache.indexer.forms import from_positions, note_pages, to_positions
+from sgl_indexcache.selection import Terms
 from sgl_indexcache.store import Plan, TwinStore
 
 

@@ -3,32 +3,14 @@
 The indices of a row keep their order, -1 padding included: the sum that attention takes over them follows it.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
 from sgl_indexcache.kernels.shortlist import PAGE
-
-Form = Literal["slots", "offsets", "positions"]
-"""KV slots, offsets into the flattened KV of a forward's requests, or positions of the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How the selections of a forward with one request are written.
-
-    page_table  int32 [1, P], KV pages of the request
-    offsets     int32 [T], where the flattened KV of each row's request begins; for "offsets" alone
-    """
-
-    form: Form
-    page_table: torch.Tensor
-    offsets: torch.Tensor | None = None
+from sgl_indexcache.selection import Terms
 
 
 def from_positions(positions: torch.Tensor, terms: Terms) -> torch.Tensor:
-    """Selections int32 [R, k] of the first R rows, -1 padded, in the form of `terms`."""
+    """Selections int32 [R, k] of the first R rows of one request, -1 padded, in the form of `terms`."""
     if terms.form == "slots":
         return _translate(positions, terms.page_table[0])
     if terms.form == "offsets":
@@ -51,6 +33,11 @@ def note_pages(page_of: torch.Tensor, page_table: torch.Tensor) -> None:
     """Write into page_of int32 [KV pages] which page of the one request of `page_table` int32 [1, P] each one is."""
     pages = page_table[0].long()
     page_of[pages] = torch.arange(len(pages), dtype=page_of.dtype, device=page_of.device)
+
+
+def shift(selection: torch.Tensor, offsets: torch.Tensor) -> None:
+    """Add `offsets` int32 [R] to a selection int32 [R, k] in place, but for its padding."""
+    selection.copy_(torch.where(selection < 0, selection, selection + offsets.unsqueeze(1)))
 
 
 def _translate(indices: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:

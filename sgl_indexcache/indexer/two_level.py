@@ -1,246 +1,258 @@
-"""Two-level scoring: page summaries first, then the keys of the pages that promise most; watched by a recall guard.
+"""Two-level scoring: which rows of a forward have a shortlist, and a Full layer's selection for them.
 
-Every row has a shortlist of its own, which follows from the tokens before it alone. So a context gives the same
-selections, up to rounding, whether it was prefilled at once, in chunks, over turns, or decoded token by token.
+`begin` settles everything that the host has to know before a forward; in the layers of a CUDA forward nothing waits for
+the device. The guard judges a context once a forward, by the pages before it.
+
+Rows whose lists would save too little are scored exactly: what is launched for lists takes the host longer than an
+exact layer (docs/results/store.md). Steps of decoded rows in CUDA graphs are in cuda/decode_lists.py.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
-from sgl_indexcache.indexer.exact import Given, Queries, Selector
-from sgl_indexcache.indexer.rows import Rows, Span
-from sgl_indexcache.indexer.shortlist import DIGESTS, VOTED, Shortlist, select_listed
-from sgl_indexcache.kernels.score import score
+from sgl_indexcache.indexer.forms import shift
+from sgl_indexcache.indexer.guard import SAMPLES, Guard
+from sgl_indexcache.indexer.kernels import TwoLevelKernels
+from sgl_indexcache.indexer.layout import ExactRows, ListedRows, Rules, send
+from sgl_indexcache.indexer.samples import Samples
+from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.kernels.shortlist import PAGE
-from sgl_indexcache.store.pages import Pages
+from sgl_indexcache.selection import Inputs, TensorQueries, Terms
+from sgl_indexcache.store.page_records import COUNTS, PageRecords
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
-SAMPLES = 8
-"""Sampled rows by which a context is judged: its latest. Early rows, of which few pages are listed, do worse."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """One row in `every` is scored both ways; while a context's recall lies below `floor`, it is scored exactly."""
-
-    floor: float
-    every: int
-
-    def sampled(self, positions: torch.Tensor) -> torch.Tensor:
-        """Which of `positions` int64 are samples; a hash, so that no place within a page or a phrase is preferred."""
-        return (positions * 0x9E3779B1) % (1 << 32) < (1 << 32) // self.every
-
-    def trips(self, pages: torch.Tensor, topk: int) -> bool:
-        """Whether the page that follows is scored exactly; `pages` int64 [P, 2] are the records before it.
-
-        A record is how many positions the page's samples should have and have found, of topk each.
-        """
-        latest = pages.flip(0).cumsum(0)
-        enough = (latest[:, 0] >= SAMPLES * topk).nonzero()
-        if not enough.numel():
-            return False
-        wanted, found = latest[enough[0, 0]].tolist()
-        return bool(found < self.floor * wanted)
+FIGURES = COUNTS + 1
+"""What a layer reports beside the verdicts on contexts: its counts, and pages with a summary."""
 
 
 class TwoLevel:
-    """What a scheduler needs of two-level scoring; see `select`."""
+    """Two-level scoring of one scheduler.
 
-    def __init__(self, pages: Pages, shortlist: Shortlist, guard: Guard) -> None:
-        self.pages = pages
-        self.shortlist = shortlist
-        self.guard = guard
-        self.work = TwoLevelWork()
-
-    def configure(self, layers: Sequence[int]) -> None:
-        """Keep records of these Full layers, and forget everything; no request may be running."""
-        self.pages.configure(layers)
-
-    def forget(self) -> None:
-        """No record of a page is valid any longer, although KV may stay."""
-        self.pages.forget()
-
-    def refresh(self) -> None:
-        """The counters are up to date."""
-
-    def select(
-        self,
-        layer: int,
-        selector: Selector,
-        queries: Queries,
-        keys: torch.Tensor,
-        slot_table: torch.Tensor,
-        rows: Rows,
-        given: Given | None = None,
-    ) -> torch.Tensor:
-        """Selection int32 `[T, topk]` of a Full layer; arguments as of Selector.__call__, and the layer's id.
-
-        Writes the records of all pages that the forward touches. Slots of a page are consecutive: `slot_table` maps 64
-        aligned positions to 64 aligned slots. `given` margins are 0: how firmly a shortlist was decided is not
-        measured, so that selections are reused by the very same forward only.
-        """
-        self.pages.store_keys(layer, keys, slot_table, rows)
-        out = (
-            torch.full((rows.length.shape[0], selector.topk), -1, dtype=torch.int32)
-            if given is None
-            else given.selection
-        )
-        for span in rows.spans:
-            turn = _Turn(self, layer, selector, queries, keys, slot_table, span)
-            part = slice(span.first, span.first + span.rows)
-            if given is not None and bool(given.known[part].all()):
-                turn.take(out[part])
-            else:
-                out[part] = turn.run()
-        return out
-
-
-class _Turn:
-    """The rows of one request in one forward and layer."""
+    records    of the KV pages, on the device that `kernels` are for
+    topk       positions of a selection
+    min_saved  scores a layer that lists must save a request in a forward, else its rows are scored exactly
+    """
 
     def __init__(
         self,
-        parent: TwoLevel,
-        layer: int,
-        selector: Selector,
-        queries: Queries,
-        keys: torch.Tensor,
-        slot_table: torch.Tensor,
-        span: Span,
+        records: PageRecords,
+        kernels: TwoLevelKernels,
+        shortlist: Shortlist,
+        guard: Guard,
+        topk: int,
+        min_saved: int = 0,
     ) -> None:
-        self.pages, self.shortlist, self.guard = parent.pages, parent.shortlist, parent.guard
-        self.work, self.recall = parent.work, parent.work.layers[layer]
-        self.layer, self.selector, self.queries = layer, selector, queries
-        self.keys, self.slot_table, self.span = keys, slot_table, span
-        self.keys_by_page = keys[: self.pages.pages * PAGE].view(self.pages.pages, PAGE, -1)
-        self.ids = self.pages.ids(slot_table, span)
-        self.start = span.length - span.rows
+        self.records, self.kernels = records, kernels
+        self.rules = Rules(shortlist, guard, topk, min_saved, kernels.group, kernels.min_rows, kernels.max_rows)
+        self.work = TwoLevelWork()
+        self.configure(records.layers)
 
-    def run(self) -> torch.Tensor:
-        """Selection int32 `[rows, topk]`."""
-        found = []
-        begin = self.start
-        first = self._first_shortlisted()
-        if begin < first:
-            end = min(first, self.span.length)
-            found.append(self._exact(begin, end))
-            begin = end
-        if begin < self.span.length and not self._valid():
-            self.work.invalid += 1
-            found.append(self._exact(begin, self.span.length))
-            begin = self.span.length
-        # A decoded row goes on as the page before, or as the rows of its own page.
-        decoded = self.span.rows == 1 and begin < self.span.length
-        fallen = decoded and (begin % PAGE > 0 or self._tripped(begin // PAGE - 1))
-        while begin < self.span.length:
-            end = min(self.span.length, (begin // PAGE + 1) * PAGE)
-            if self._tripped(begin // PAGE):
-                self.recall.fallbacks += not fallen
-                fallen = True
-                found.append(self._exact(begin, end))
-                self._judge(begin, found[-1], exact=True)
-            else:
-                fallen = False
-                found.append(self._two_level(begin, end))
-                self._judge(begin, found[-1], exact=False)
-            begin = end
-        return torch.cat(found)
+    def configure(self, layers: Sequence[int]) -> None:
+        """Keep records of these Full layers, and forget everything; no request may be running."""
+        self.layers = tuple(layers)
+        self.records.configure(layers)
+        self._reported = torch.zeros(len(layers), COUNTS, dtype=torch.int64)
+        self._samples = Samples(self.records, self.kernels, self.rules.topk)
+        self._listed: list[ListedRows] = []
+        self._exact: list[ExactRows] = []
+        self._fallen: dict[int, set[int]] = {}
+        self._is_request = False
 
-    def take(self, selection: torch.Tensor) -> None:
-        """The rows' selections are known: write down what computing them would have written.
+    def forget(self) -> None:
+        """No record of a page is valid any longer, although KV may stay."""
+        self._samples.join()
+        self.records.forget()
 
-        The guard's samples among them are judged: what it knows of a context must not depend on who asked.
+    # --- before a forward ---
+
+    def clear(self) -> None:
+        """The forward in preparation shortlists nothing; to be called before every forward."""
+        self._samples.join()
+        self._listed, self._exact = [], []
+
+    def begin(self, lengths: Sequence[int], new: Sequence[int], page_table: torch.Tensor, *, is_request: bool) -> None:
+        """Lay out a forward of requests with `lengths` tokens, the last `new` of them rows; page_table int32 [B, P].
+
+        Waits for the device if a row has a shortlist: what recall its context has was counted there.
+
+        is_request  the forward is one of requests, not warm-up: it counts
         """
-        self.pages.store_selections(self.layer, self.ids, self.span, self.start, selection)
-        begin = max(self.start, self._first_shortlisted())
-        if not self._valid():
-            return
-        while begin < self.span.length:
-            end = min(self.span.length, (begin // PAGE + 1) * PAGE)
-            part = selection[begin - self.start : end - self.start]
-            self._judge(begin, part, exact=self._tripped(begin // PAGE))
-            begin = end
+        self.clear()
+        self._is_request = is_request
+        self._fallen = {layer: set() for layer in self.layers}
+        first = 0
+        for request, (length, rows) in enumerate(zip(lengths, new, strict=True)):
+            exact, listed = self.rules.lay_out(request, first, length - rows, length, self.records.device)
+            self._exact += exact
+            self._listed += listed
+            first += rows
+        if self._listed:
+            self._judge_contexts(page_table)
 
-    def _tripped(self, page: int) -> bool:
-        """Whether this page is scored exactly, as its context's latest samples say."""
-        return self.guard.trips(self.pages.recall(self.layer, self.ids[:page]), self.selector.topk)
+    def _judge_contexts(self, page_table: torch.Tensor) -> None:
+        """Which requests each layer scores exactly, by the latest samples of the pages before them."""
+        first: dict[int, ListedRows] = {}
+        rows: dict[int, int] = {}
+        for part in self._listed:
+            first.setdefault(part.request, part)
+            rows[part.request] = rows.get(part.request, 0) + part.rows
+        requests = sorted(first)
+        before = [first[request].start // PAGE for request in requests]
+        report = self._report(len(requests))
+        lines, complete = send([torch.tensor(requests), torch.tensor(before)], report.device)
+        need, floor = SAMPLES * self.rules.topk, self.rules.guard.floor
+        self.kernels.verdicts(self.records.guard, page_table, lines, complete, need, floor, out=report[:, FIGURES:])
+        report = report.cpu()
+        self._count(report)
+        for layer, tripped in zip(self.layers, report[:, FIGURES:].tolist(), strict=True):
+            fallen = {request for request, trips in zip(requests, tripped, strict=True) if trips}
+            self._fallen[layer] = fallen
+            if self._is_request:
+                # A decoded row goes on as the forward before it, which was counted.
+                self.work.layers[layer].fallbacks += sum(rows[request] > 1 for request in fallen)
 
-    def _first_shortlisted(self) -> int:
-        """First position whose shortlist is not its whole context; that never shrinks again."""
-        page: int = self.start // PAGE
-        while page * PAGE < self.span.length and self.shortlist.lists_all(page, self.selector.topk):
-            page += 1
-        return int(page * PAGE)
+    def refresh(self) -> None:
+        """Bring the counts of samples up to date; waits for the device."""
+        self._samples.join()
+        self._count(self._report(0).cpu())
 
-    def _valid(self) -> bool:
-        complete = self.ids[: (self.span.length - 1) // PAGE]
-        return bool(self.pages.valid(self.layer, complete).all())
+    def _report(self, requests: int) -> torch.Tensor:
+        """int64 [L, FIGURES + requests] for the host: the counts, pages with a summary (of the first layer alone), and
+        room for the verdicts on so many contexts."""
+        records = self.records
+        report = torch.zeros(len(self.layers), FIGURES + requests, dtype=torch.int64, device=records.device)
+        report[:, :COUNTS] = records.counts
+        report[0, COUNTS] = records.has_summary[0].sum()
+        return report
 
-    def _exact(self, begin: int, end: int) -> torch.Tensor:
-        """Selections of the rows from position `begin` to `end`, by exact scoring."""
-        found = self._select(begin, end)
-        seen = int(torch.arange(begin + 1, end + 1).sum())
-        self.work.exact_rows += end - begin
-        self.work.exact_keys += seen
-        self.work.keys_seen += seen
-        self.work.keys_scored += seen
-        self.pages.store_selections(self.layer, self.ids, self.span, begin, found)
-        return found
+    def _count(self, report: torch.Tensor) -> None:
+        """From the device's figures, see `_report`."""
+        more = report[:, :COUNTS] - self._reported
+        self._reported = report[:, :COUNTS]
+        self.records.valid_pages = int(report[0, COUNTS])
+        for layer, (rows, held, fallen, keys) in zip(self.layers, more.tolist(), strict=True):
+            seen = self.work.layers[layer]
+            seen.rows += rows
+            seen.wanted += rows * self.rules.topk
+            seen.found += held
+            seen.fallbacks += fallen
+            # A fallen row has its list scored as well, and stays counted so: counters must not fall.
+            self.work.keys_sampled += keys
 
-    def _select(self, begin: int, end: int) -> torch.Tensor:
-        first, count = self.span.first + begin - self.start, end - begin
-        lengths = torch.arange(begin + 1, end + 1)
-        rows = Rows(torch.full((count,), self.span.request), lengths, (Span(self.span.request, 0, count, end),))
-        return self.selector(
-            lambda part: self.queries(slice(first + part.start, first + part.stop)), self.keys, self.slot_table, rows
-        )
+    # --- in a layer ---
 
-    def _two_level(self, begin: int, end: int) -> torch.Tensor:
-        """Selections of rows in one page."""
-        found = self._listed(begin, end)
-        positions = torch.arange(begin, end)
-        page = begin // PAGE
-        n = self.shortlist.pages(page, self.selector.topk)
-        self.work.rows += end - begin
-        self.work.summaries_scored += page * (end - begin)
-        self.work.keys_scored += int((n * PAGE + positions - page * PAGE + 1).sum())
-        self.work.keys_seen += int((positions + 1).sum())
-        self.pages.store_selections(self.layer, self.ids, self.span, begin, found)
-        return found
+    @property
+    def lists(self) -> bool:
+        """Whether some row of the forward has a shortlist."""
+        return bool(self._listed)
 
-    def _listed(self, begin: int, end: int) -> torch.Tensor:
-        """Selections of rows in one page among the keys of their shortlists."""
-        page, topk = begin // PAGE, self.selector.topk
-        first = self.span.first + begin - self.start
-        q, gates = self.queries(slice(first, first + end - begin))
-        positions = torch.arange(begin, end)
-        n = self.shortlist.pages(page, topk)
-        near = self.ids[max(0, page - DIGESTS) : page]
-        voted = self.pages.vote(self.layer, near, page, VOTED)
-        summaries = score(q, self.pages.means(self.layer, self.ids[:page]), gates)
-        initial, local = self.selector.initial, self.selector.local
-        listed = self.shortlist.choose(summaries, voted, n, initial, local)
-        return select_listed(q, gates, self.keys_by_page, self.ids[: page + 1], listed, positions, topk, initial, local)
+    def shortlists(self, layer: int) -> bool:
+        """Whether some row is selected by its shortlist in this Full layer; else all are scored exactly."""
+        return any(part.request not in self._fallen[layer] for part in self._listed)
 
-    def _judge(self, begin: int, selections: torch.Tensor, *, exact: bool) -> None:
-        """Score the samples among the rows from position `begin` on the other way too, and note the recall.
+    def select(self, layer: int, inputs: Inputs, terms: Terms, out: torch.Tensor, known: Collection[int] = ()) -> None:
+        """Write a Full layer's selection into `out` int32 [>= T, topk], as `terms` say; rows behind the T become -1.
 
-        selections int32 [R, topk] of these rows of one page, exact ones or two-level ones.
+        known  requests whose rows of `out` hold their selections already: they are watched alone
         """
-        positions = torch.arange(begin, begin + selections.shape[0])
-        for position in positions[self.guard.sampled(positions)].tolist():
-            own = selections[position - begin]
-            if exact:
-                other = self._listed(position, position + 1)[0]
-                page = position // PAGE
-                listed = self.shortlist.pages(page, self.selector.topk) * PAGE + position % PAGE + 1
-                self.work.keys_sampled += listed + page
-            else:
-                other = self._select(position, position + 1)[0]
-                self.work.keys_sampled += position + 1
-            hit = int(torch.isin(own, other).sum())
-            seen = self.recall
-            seen.rows, seen.wanted, seen.found = seen.rows + 1, seen.wanted + self.selector.topk, seen.found + hit
-            self.pages.store_recall(self.layer, int(self.ids[position // PAGE]), self.selector.topk, hit)
+        fallen = self._fallen[layer]
+        exact = self._exact + [part.exact for part in self._listed if part.request in fallen]
+        for request, first, start, rows in exact:
+            if request not in known:
+                self.kernels.select(inputs, terms, out, rows=slice(first, first + rows), max_length=start + rows)
+                self._count_exact(start, rows)
+        listed = [part for part in self._listed if part.request not in fallen and part.request not in known]
+        for part, lists, heads, samples in self._lists(layer, inputs, listed):
+            self._select_listed(inputs, terms, out, part, lists, heads)
+            self._watch(layer, inputs, part, lists, samples)
+        self.watch(layer, inputs, fallen.union(known))
+        out[len(inputs.lengths) :].fill_(-1)
+
+    def watch(self, layer: int, inputs: Inputs, requests: Collection[int] | None = None) -> None:
+        """Judge the guard's samples of these requests, or of all, whose selections two-level scoring does not make.
+
+        What the guard knows of a context must depend neither on whether it serves it nor on whose it is.
+        """
+        watched = [
+            part
+            for part in self._listed
+            if len(part.samples.lengths) and (requests is None or part.request in requests)
+        ]
+        for part, lists, _, samples in self._lists(layer, inputs, watched):
+            self._watch(layer, inputs, part, lists, samples)
+
+    def count_exact(self) -> None:
+        """All rows of the forward were scored exactly in one Full layer, by whoever scores there."""
+        for _, _, start, rows in (*self._exact, *(part.exact for part in self._listed)):
+            self._count_exact(start, rows)
+
+    def _lists(
+        self, layer: int, inputs: Inputs, parts: Sequence[ListedRows]
+    ) -> Iterator[tuple[ListedRows, torch.Tensor, TensorQueries, TensorQueries]]:
+        """Each part with its lists, pages of the request int32 [G, n + 1], ascending, the groups' own page last, and
+        with the queries of its groups' first rows and of its samples."""
+        summaries, has_summary = self.records.of(layer)
+        complete: dict[int, int] = {}
+        for part in parts:
+            complete[part.request] = max(complete.get(part.request, 0), part.max_complete)
+        summarised = {
+            request: self.kernels.summarise(inputs.index_k, inputs.page_table[request], summaries, has_summary, pages)
+            for request, pages in complete.items()
+        }
+        window = max(self.rules.shortlist.window, -(-inputs.local // PAGE))
+        for part in parts:
+            queries, gates = inputs.queries(part.read)
+            heads = TensorQueries(queries[: part.groups], gates[: part.groups])
+            lists = torch.empty(part.groups, part.n + 1, dtype=torch.int32, device=part.complete.device)
+            lists[:, part.n] = part.complete
+            self.kernels.list_pages(
+                heads.queries, heads.gates, summarised[part.request], part.complete, part.n,
+                max_complete=part.max_complete, window=window, out=lists[:, : part.n],
+            )  # fmt: skip
+            yield part, lists, heads, TensorQueries(queries[part.groups :], gates[part.groups :])
+
+    def _select_listed(
+        self,
+        inputs: Inputs,
+        terms: Terms,
+        out: torch.Tensor,
+        part: ListedRows,
+        lists: torch.Tensor,
+        heads: TensorQueries,
+    ) -> None:
+        rows = slice(part.first, part.first + part.rows)
+        # With a list for each row the heads are the rows.
+        queries, gates = (heads.queries, heads.gates) if part.groups == part.rows else inputs.queries(rows)
+        pages = inputs.page_table[part.request].index_select(0, lists.view(-1)).view_as(lists)
+        self.kernels.select_listed(
+            queries, gates, inputs.index_k, pages, part.group, part.lengths,
+            names=pages if terms.form == "slots" else lists, initial=inputs.initial, local=inputs.local, out=out[rows],
+        )  # fmt: skip
+        if terms.form == "offsets":
+            assert terms.offsets is not None
+            shift(out[rows], terms.offsets[rows])
+        if self._is_request:
+            work = self.work
+            work.rows += part.rows
+            work.summaries_scored += part.work.summaries
+            work.keys_scored += part.n * PAGE * part.rows + part.work.own_keys
+            work.keys_seen += _triangle(part.start, part.rows)
+
+    def _watch(self, layer: int, inputs: Inputs, part: ListedRows, lists: torch.Tensor, samples: TensorQueries) -> None:
+        if len(part.samples.lengths):
+            self._samples.judge(layer, inputs, part, lists, samples, counted=self._is_request)
+            if self._is_request:
+                self.work.keys_sampled += part.work.sampled_keys
+
+    def _count_exact(self, start: int, rows: int) -> None:
+        if self._is_request:
+            seen = _triangle(start, rows)
+            work = self.work
+            work.exact_rows, work.exact_keys = work.exact_rows + rows, work.exact_keys + seen
+            work.keys_seen, work.keys_scored = work.keys_seen + seen, work.keys_scored + seen
+
+
+def _triangle(start: int, rows: int) -> int:
+    """Keys that rows at positions from `start` on see in all."""
+    return rows * start + rows * (rows + 1) // 2

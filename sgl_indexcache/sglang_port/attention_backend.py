@@ -6,11 +6,14 @@ The factory runs in every scheduler process after the model is loaded and before
 
 from typing import TYPE_CHECKING, Any
 
+from sgl_indexcache.attention.base import Backend
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.settings import Settings
 from sgl_indexcache.sglang_port import index_store, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.store import IndexStore, Keeper
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
@@ -69,24 +72,28 @@ def _create(model_runner: "ModelRunner") -> Any:
     pattern = Pattern.of_config(model_runner.model_config.hf_text_config)
     check_carry(model_runner.model, pattern)
     settings = runtime.current.settings
-    if device == "cpu":
-        from sgl_indexcache.attention.cpu import IndexCacheCpuBackend
+    store = index_store.build(model_runner, pattern, settings.store, device)
+    backend = (_on_cpu if device == "cpu" else _on_cuda)(model_runner, pattern, settings, store)
+    runtime.current.pattern, runtime.current.backend, runtime.current.store = pattern, backend, store
+    return backend
 
-        backend: Any = IndexCacheCpuBackend(
-            model_runner, settings.kernels.scratch_mib << 20, frozenset(pattern.shared_layers)
-        )
-    else:
-        from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
 
-        backend = IndexCacheHopperBackend(model_runner, settings.kernels, pattern)
-    runtime.current.pattern = pattern
-    runtime.current.backend = backend
-    runtime.current.store = index_store.build(model_runner, pattern, settings.store, device)
-    if device == "cuda":
-        index_store.connect(backend, runtime.current.store, model_runner)
-    else:
-        backend.store = runtime.current.store
-    backend.two_level = two_level.build(model_runner, pattern, settings, device)
+def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: Keeper | None) -> Backend:
+    from sgl_indexcache.attention.cpu import IndexCacheCpuBackend
+
+    backend = IndexCacheCpuBackend(model_runner, settings.kernels.scratch_mib << 20, pattern)
+    if isinstance(store, IndexStore):
+        backend.store = store
+    backend.two_level = two_level.on_cpu(model_runner, pattern, settings)
+    return backend
+
+
+def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: Keeper | None) -> Backend:
+    from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
+
+    backend = IndexCacheCudaBackend(model_runner, settings.kernels, pattern)
+    backend.selection.snapshots = index_store.snapshots(store, model_runner)
+    backend.selection.two_level, backend.selection.decode_lists = two_level.on_cuda(model_runner, pattern, settings)
     return backend
 
 

@@ -32,7 +32,7 @@ def _table(backend: Any) -> Any:
 
     if get_global_indexer_capturer() is None or backend is not runtime.current.backend:
         return None
-    if getattr(backend, "position_of_slot", None) is None:
+    if backend.position_of_slot is None:
         import torch
 
         pool = backend.token_to_kv_pool
@@ -48,7 +48,8 @@ def _capture(original: Any, capturer: Any, layer_id: int, topk_indices: Any) -> 
     import torch
     from sglang.srt.state_capturer.indexer_topk import IndexerTopkCapturer
 
-    table = getattr(runtime.current.backend, "position_of_slot", None)
+    backend: Any = runtime.current.backend
+    table = None if backend is None else backend.position_of_slot
     if table is None or not isinstance(capturer, IndexerTopkCapturer):
         return original(capturer, layer_id, topk_indices)
     last = torch.iinfo(torch.int32).max

@@ -1,16 +1,17 @@
 """Seam (CUDA): how Full layers score and select (layers/attention/dsa/dsa_indexer.py:726, :953).
 
-Where our backend chose its own kernel, these two methods run it; everywhere else SGLang's are the callee. A prefill
-whose selections the index store knows is not scored at all, only its index keys are stored; with two-level
-scoring, rows that have a shortlist are scored among its keys. A model with fewer than 32 index heads is padded for
-them in decode, as SGLang does itself in prefill (`_pad_heads_for_deep_gemm`): DeepGEMM's paged kernel takes 32 or 64
-on Hopper.
+Two doors: the backend decides how a Full layer selects (attention/cuda_selection.py), SGLang's own methods among the
+ways. A model with fewer than 32 index heads is padded for them in decode, as SGLang does itself in prefill
+(`_pad_heads_for_deep_gemm`): DeepGEMM's paged kernel takes 32 or 64 on Hopper.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import CUDA, BrokenSeamError, Hook, Seam
+
+if TYPE_CHECKING:
+    from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
 
 DEEP_GEMM_LEAST_HEADS = 32
 
@@ -19,21 +20,14 @@ def _paged(
     original: Any, indexer: Any, forward_batch: Any, layer_id: int, q_fp8: Any, weights: Any, metadata: Any
 ) -> Any:
     """Around Indexer._get_topk_paged: int32 `[T, index_topk]` of a decode forward."""
-    backend = runtime.current.backend
-    if backend is not None and forward_batch.forward_mode.is_decode_or_idle():
-        rows, two_level = q_fp8.shape[0], backend.two_level
-        if two_level is not None and two_level.decode.serves(rows):
-            given = backend.inputs("decode", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
-            backend.kernels["decode", "indexer"] = "two_level"
-            selection = _empty(indexer, q_fp8)
-            two_level.decode.select(layer_id, given, slots=backend.terms(metadata).form == "slots", out=selection)
-            return selection
-        if backend.indexer_for("decode", rows) == "ours":
-            return backend.select(
-                "decode", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, _empty(indexer, q_fp8)
-            )
-    q_fp8, weights = pad_heads(q_fp8, weights)
-    return original(indexer, forward_batch, layer_id, q_fp8, weights, metadata)
+
+    def sglangs(out: Any) -> Any:
+        return original(indexer, forward_batch, layer_id, *pad_heads(q_fp8, weights), metadata)
+
+    backend = _backend()
+    if backend is None or not forward_batch.forward_mode.is_decode_or_idle():
+        return sglangs(None)
+    return backend.select_decode(_call(indexer, layer_id, q_fp8, weights, metadata, None, sglangs))
 
 
 def _ragged(
@@ -48,48 +42,29 @@ def _ragged(
     topk_result: Any = None,
 ) -> Any:
     """Around Indexer._get_topk_ragged: int32 `[T, index_topk]` of a prefill forward, in `topk_result` if given."""
-    backend = runtime.current.backend
+
+    def sglangs(out: Any) -> Any:
+        return original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, out)
+
+    backend = _backend()
     if backend is None:
-        return original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
-    snapshots, two_level = backend.snapshots, backend.two_level
-    known = snapshots is not None and snapshots.reads
-    listed = two_level is not None and not known and two_level.shortlists(layer_id)
-    ours = listed or backend.indexer_for("prefill", q_fp8.shape[0]) == "ours"
-    given = None
-    if two_level is not None and two_level.lists:
-        given = backend.inputs("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata)
-    out = topk_result if topk_result is not None or not (known or ours) else _empty(indexer, q_fp8)
-    if given is not None and not listed:
-        two_level.watch(layer_id, given)
-    if two_level is not None and not known and not listed:
-        two_level.count_exact()
-    if known:
-        return snapshots.read(layer_id, backend.terms(metadata), out)
-    if listed:
-        terms = backend.terms(metadata)
-        backend.kernels["prefill", "indexer"] = "two_level"
-        two_level.select(layer_id, given, form=terms.form, offsets=terms.offsets, out=out)
-        selection = out
-    elif ours:
-        selection = backend.select("prefill", indexer, q_fp8, weights, _index_k(indexer, layer_id), metadata, out)
-    else:
-        selection = original(indexer, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, out)
-    if snapshots is not None and snapshots.writes:
-        snapshots.write(layer_id, backend.terms(metadata), selection)
-    return selection
+        return sglangs(topk_result)
+    return backend.select_prefill(_call(indexer, layer_id, q_fp8, weights, metadata, topk_result, sglangs))
 
 
-def _index_k(indexer: Any, layer_id: int) -> Any:
-    """The layer's page-packed index keys, uint8 `[pages, 64 * 132]`."""
-    from sglang.srt.model_executor.forward_context import get_token_to_kv_pool
-
-    return indexer._get_index_k_read_buffer(get_token_to_kv_pool(), layer_id)
+def _backend() -> "IndexCacheCudaBackend | None":
+    return cast("IndexCacheCudaBackend | None", runtime.current.backend)
 
 
-def _empty(indexer: Any, queries: Any) -> Any:
-    import torch
+def _call(indexer: Any, layer_id: int, queries: Any, gates: Any, metadata: Any, out: Any, original: Any) -> Any:
+    from sgl_indexcache.attention.cuda_selection import Call
 
-    return torch.empty((queries.shape[0], indexer.index_topk), dtype=torch.int32, device=queries.device)
+    def keys() -> Any:
+        from sglang.srt.model_executor.forward_context import get_token_to_kv_pool
+
+        return indexer._get_index_k_read_buffer(get_token_to_kv_pool(), layer_id)
+
+    return Call(layer_id, indexer, queries, gates, keys, metadata, out, original)
 
 
 def pad_heads(q_fp8: Any, weights: Any) -> tuple[Any, Any]:

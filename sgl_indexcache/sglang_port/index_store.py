@@ -14,6 +14,8 @@ from sgl_indexcache.store.pool import check_budget
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
+    from sgl_indexcache.attention.snapshots import Snapshots
+
 logger = logging.getLogger(__name__)
 
 
@@ -90,12 +92,12 @@ def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings
     return store
 
 
-def connect(backend: Any, store: Keeper | None, model_runner: "ModelRunner") -> None:
-    """Give the CUDA backend its way to the store; no graph has been captured yet."""
+def snapshots(store: Keeper | None, model_runner: "ModelRunner") -> "Snapshots | None":
+    """The CUDA backend's way to the store; no graph has been captured yet."""
+    if not isinstance(store, TwinStore):
+        return None
     from sgl_indexcache.attention.snapshots import Snapshots
 
-    if isinstance(store, TwinStore):
-        kv: Any = model_runner.token_to_kv_pool
-        # One page more than the pool's size: SGLang's own padding page.
-        pages = -(-kv.size // kv.page_size) + 1
-        backend.snapshots = Snapshots(store, pages, model_runner.device)
+    kv: Any = model_runner.token_to_kv_pool
+    # One page more than the pool's size: SGLang's own padding page.
+    return Snapshots(store, -(-kv.size // kv.page_size) + 1, model_runner.device)

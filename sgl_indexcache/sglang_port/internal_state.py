@@ -3,25 +3,24 @@
 from typing import Any
 
 from sgl_indexcache import __version__
+from sgl_indexcache.attention.base import Backend
 from sgl_indexcache.sglang_port import metrics, runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
 from sgl_indexcache.store.check import check
 
 
-def _describe(scheduler: Any) -> dict[str, Any]:
-    pattern = runtime.current.pattern
-    work = getattr(runtime.current.backend, "work", None)
-    store = runtime.current.store
-    two_level = getattr(runtime.current.backend, "two_level", None)
+def _describe(scheduler: Any, backend: Backend) -> dict[str, Any]:
+    pattern, store, tree = runtime.current.pattern, runtime.current.store, runtime.current.tree
+    two_level = backend.two_level
     if two_level is not None:
         two_level.refresh()
-    if store is not None and runtime.current.settings.store.self_check and runtime.current.tree is not None:
-        check(store, runtime.current.tree.nodes())
+    if store is not None and runtime.current.settings.store.self_check and tree is not None:
+        check(store, tree.nodes())
     return {
         "version": __version__,
         "pattern": str(pattern) if pattern is not None else None,
         "scoring": runtime.current.settings.scoring.mode,
-        "work": work.snapshot() if work is not None else None,
+        "work": backend.work.snapshot(),
         "store": store.snapshot() if store is not None else None,
         "two_level": two_level.work.snapshot() if two_level is not None else None,
         "telemetry": metrics.of(scheduler).snapshot(),
@@ -29,8 +28,9 @@ def _describe(scheduler: Any) -> dict[str, Any]:
 
 
 def _after(result: Any, scheduler: Any, recv_req: Any) -> Any:
-    if runtime.current.backend is not None:
-        result.internal_state["indexcache"] = _describe(scheduler)
+    backend = runtime.current.backend
+    if backend is not None:
+        result.internal_state["indexcache"] = _describe(scheduler, backend)
     return result
 
 

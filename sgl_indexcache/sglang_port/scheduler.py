@@ -25,7 +25,7 @@ def _after(forward_batch: Any, cls: Any, batch: Any, model_runner: Any, *args: A
     return forward_batch
 
 
-def turns(batch: Any, tree: Any, kind: Hashable = None) -> list[Turn]:
+def turns(batch: Any, tree: runtime.Tree | None, kind: Hashable = None) -> list[Turn]:
     """The rows of SGLang's ScheduleBatch, request by request; `tree` is None while there is none (warm-up)."""
     if batch.forward_mode.is_idle():
         return []
@@ -59,9 +59,9 @@ def _plain(req: Any) -> bool:
 def _forget(result: Any, *args: Any, **kwargs: Any) -> Any:
     if runtime.current.tree is not None:
         runtime.current.tree.forget()
-    two_level = getattr(runtime.current.backend, "two_level", None)
-    if two_level is not None:
-        two_level.forget()
+    backend = runtime.current.backend
+    if backend is not None and backend.two_level is not None:
+        backend.two_level.forget()
     return result
 
 

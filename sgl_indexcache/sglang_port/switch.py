@@ -60,12 +60,9 @@ def switch(scheduler: Any, pattern: Pattern) -> None:
     if not scheduler.flush_cache(empty_cache=False):
         raise SwitchRefusedError("the radix tree could not be emptied")
     set_carry(layers, pattern)
-    if hasattr(backend, "shared_layers"):
-        backend.shared_layers = frozenset(pattern.shared_layers)
+    backend.configure(pattern)
     if store is not None:
         store.configure(pattern.full_layers)
-    if getattr(backend, "two_level", None) is not None:
-        backend.two_level.configure(pattern.full_layers)
     before, runtime.current.pattern = runtime.current.pattern, pattern
     emit(PatternChanged(pattern=str(pattern), before=str(before)))
     logger.info(f"the pattern in force is now {pattern}")

@@ -14,9 +14,11 @@ from sgl_indexcache.sglang_port.refusals import RefusedError
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
+    from sgl_indexcache.indexer.cuda.decode_lists import DecodeLists
+    from sgl_indexcache.indexer.guard import Guard
     from sgl_indexcache.indexer.shortlist import Shortlist
-    from sgl_indexcache.indexer.two_level import Guard, TwoLevel
-    from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+    from sgl_indexcache.indexer.two_level import TwoLevel
+    from sgl_indexcache.store.page_records import PageRecords
 
 logger = logging.getLogger(__name__)
 
@@ -56,62 +58,72 @@ def check(args: Any, scoring: Scoring, device: Device, config: Any) -> None:
         )
 
 
-def build(
-    model_runner: "ModelRunner", pattern: Pattern, settings: Settings, device: Device
-) -> "TwoLevel | TwoLevelCuda | None":
-    """Two-level scoring of this scheduler; None when scoring is exact."""
+def on_cuda(
+    model_runner: "ModelRunner", pattern: Pattern, settings: Settings
+) -> "tuple[TwoLevel | None, DecodeLists | None]":
+    """Two-level scoring of prefills and of decode steps in this scheduler; None when scoring is exact.
+
+    Compiles what prefills launch.
+    """
     if settings.scoring.mode != "two_level":
-        return None
-    make = _on_cuda if device == "cuda" else _on_cpu
-    found, page_bytes = make(model_runner, pattern, settings)
-    dim = found.pages.dim
-    logger.info(
-        f"page records for two-level scoring: {found.pages.pages} pages, {len(pattern.full_layers)} Full layers, "
-        f"{found.pages.used_bytes / 2**20:.1f} MiB; {page_bytes / (PAGE * (dim + 4)):.1%} of fp8 index keys"
-    )
-    return found
-
-
-def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevelCuda, int]":
-    """And the bytes of a page's record."""
+        return None, None
     import torch
 
-    from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
-    from sgl_indexcache.indexer.warm_up import warm_up
+    from sgl_indexcache.indexer.cuda.decode_lists import DecodeLists
+    from sgl_indexcache.indexer.cuda.two_level import CudaKernels
+    from sgl_indexcache.indexer.cuda.warm_up import warm_up
+    from sgl_indexcache.indexer.two_level import TwoLevel
     from sgl_indexcache.kernels.select.api import MOST_CHOSEN
-    from sgl_indexcache.store.device_pages import DevicePages, page_bytes
+    from sgl_indexcache.store.page_records import PageRecords
 
     pool: Any = model_runner.token_to_kv_pool
     index_k = pool.get_index_k_with_scale_buffer(pattern.full_layers[0])
-    pages = DevicePages(pattern.full_layers, index_k.shape[0], pool.index_head_dim, index_k.device)
+    records = PageRecords(pattern.full_layers, index_k.shape[0], pool.index_head_dim, index_k.device)
     topk = model_runner.model_config.hf_text_config.index_topk
     budget_bytes = settings.kernels.scratch_mib << 20
-    shortlist, guard = _parts(settings)
-    shortlist = replace(shortlist, most=MOST_CHOSEN)
-    scoring = settings.scoring
-    two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes, scoring.min_saved_scores, scoring.decode_rows)
+    shortlist, guard = _parts(settings.scoring)
+    shortlist = replace(shortlist, max_pages=MOST_CHOSEN)
+    two_level = TwoLevel(
+        records, CudaKernels(topk, budget_bytes), shortlist, guard, topk, settings.scoring.min_saved_scores
+    )
+    decode_lists = DecodeLists(records, shortlist, guard, topk, budget_bytes, settings.scoring.decode_rows)
     indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer
     begin = time.monotonic()
     forwards = warm_up(two_level, indexer, indexer.n_heads, index_k, model_runner.model_config.context_len)
     torch.cuda.synchronize(index_k.device)
     logger.info(f"two-level kernels of {forwards} shapes of prefills are ready after {time.monotonic() - begin:.1f} s")
-    return two_level, page_bytes(pages.dim)
+    _log(records)
+    return two_level, decode_lists
 
 
-def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "tuple[TwoLevel, int]":
+def on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) -> "TwoLevel | None":
+    """Two-level scoring of this scheduler, decoded rows included; None when scoring is exact."""
+    if settings.scoring.mode != "two_level":
+        return None
+    from sgl_indexcache.indexer.cpu.two_level import CpuKernels
     from sgl_indexcache.indexer.two_level import TwoLevel
-    from sgl_indexcache.store.pages import Pages, page_bytes
+    from sgl_indexcache.store.page_records import PageRecords
 
     pool: Any = model_runner.token_to_kv_pool
-    requests, positions = model_runner.req_to_token_pool.req_to_token.shape
-    slots = pool.index_buf_size + pool.page_size
-    pages = Pages(pattern.full_layers, slots, pool.index_head_dim, requests, positions)
-    return TwoLevel(pages, *_parts(settings)), page_bytes(pages.dim)
+    pages = (pool.index_buf_size + pool.page_size) // PAGE
+    records = PageRecords(pattern.full_layers, pages, pool.index_head_dim, "cpu")
+    topk = model_runner.model_config.hf_text_config.index_topk
+    _log(records)
+    return TwoLevel(records, CpuKernels(topk, settings.kernels.scratch_mib << 20), *_parts(settings.scoring), topk)
 
 
-def _parts(settings: Settings) -> "tuple[Shortlist, Guard]":
+def _parts(scoring: Scoring) -> "tuple[Shortlist, Guard]":
+    from sgl_indexcache.indexer.guard import Guard
     from sgl_indexcache.indexer.shortlist import Shortlist
-    from sgl_indexcache.indexer.two_level import Guard
 
-    scoring = settings.scoring
     return Shortlist(scoring.shortlist, scoring.window_pages), Guard(scoring.recall_floor, scoring.sample_rows)
+
+
+def _log(records: "PageRecords") -> None:
+    from sgl_indexcache.store.page_records import page_bytes
+
+    logger.info(
+        f"page records for two-level scoring: {records.pages} pages, {len(records.layers)} Full layers, "
+        f"{records.used_bytes / 2**20:.1f} MiB; "
+        f"{page_bytes(records.dim) / (PAGE * (records.dim + 4)):.1%} of fp8 index keys"
+    )

@@ -4,20 +4,21 @@ Every decision follows from the order of the calls and from counters, never from
 of a tensor, so that all ranks of a tensor-parallel group, which see the same requests, decide the same.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 
 from sgl_indexcache.store.pool import Pool
 from sgl_indexcache.store.tails import Tail, Tails, Twin
-from sgl_indexcache.store.turns import Live, StoreCounters
+from sgl_indexcache.store.turns import Live, StoreCounters, Turn
 from sgl_indexcache.telemetry.events import EvictReason, SnapshotListener
 
 TAILS_PER_PREFIX = 16
 """Different continuations that are kept of one prefix."""
 
 
-class Keeper:
+class Keeper(ABC):
     """The slots of a pool, and who holds them.
 
     layers  ids of the Full layers, in order
@@ -49,6 +50,10 @@ class Keeper:
         self._free = list(range(self.pool.slots))[::-1]
         self.generation += 1
         self._let_go()
+
+    @abstractmethod
+    def begin(self, turns: Sequence[Turn], requests: int | None = None) -> None:
+        """Settle what the next forward reads or writes; `requests` of it, when some of them have no turn."""
 
     def fits(self, layers: int) -> bool:
         """Whether `configure` would find room for at least one snapshot of that many Full layers."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sgl_indexcache.indexer.exact import Given
+from sgl_indexcache.selection import KnownRows
 from sgl_indexcache.store.keeper import Keeper
 from sgl_indexcache.store.pool import Pool
 from sgl_indexcache.store.tables import Layout, Row, Tables
@@ -56,38 +56,38 @@ class IndexStore(Keeper):
         idle = not layout.write_rows.numel() and not layout.read_rows.numel()
         self._layout = None if idle else layout
 
-    def given(self, layer: int) -> Given | None:
+    def known_rows(self, layer: int) -> KnownRows | None:
         """What is known of a Full layer's selections in this forward; None when nothing is read or written."""
         layout = self._layout
         if layout is None:
             return None
         index = self._layer[layer]
-        given = Given(
+        known = KnownRows(
             selection=torch.full((layout.rows, self.pool.topk), -1, dtype=torch.int32),
-            known=torch.zeros(layout.rows, dtype=torch.bool),
+            settled=torch.zeros(layout.rows, dtype=torch.bool),
             watched=torch.zeros(layout.rows, dtype=torch.bool),
             margin=torch.zeros(layout.rows),
         )
-        given.watched[layout.write_rows] = True
+        known.watched[layout.write_rows] = True
         if layout.read_rows.numel():
             margins = self.pool.margins[index].view(-1)[layout.read_flat]
             # NaN is not greater than anything: what is not a number settles nothing.
             usable = (margins > self.tolerance) | layout.twin
             rows, source = layout.read_rows[usable], layout.read_flat[usable]
-            given.selection[rows] = self.pool.selections[index].view(-1, self.pool.topk)[source]
-            given.margin[rows] = margins[usable]
-            given.known[rows] = True
-        return given
+            known.selection[rows] = self.pool.selections[index].view(-1, self.pool.topk)[source]
+            known.margin[rows] = margins[usable]
+            known.settled[rows] = True
+        return known
 
-    def put(self, layer: int, given: Given) -> None:
+    def put(self, layer: int, known: KnownRows) -> None:
         """Write down the selections and margins of the rows that requests in flight keep."""
         layout = self._layout
         if layout is None:
             return
         index = self._layer[layer]
         selections = self.pool.selections[index].view(-1, self.pool.topk)
-        selections[layout.write_flat] = given.selection[layout.write_rows]
-        self.pool.margins[index].view(-1)[layout.write_flat] = given.margin[layout.write_rows]
+        selections[layout.write_flat] = known.selection[layout.write_rows]
+        self.pool.margins[index].view(-1)[layout.write_flat] = known.margin[layout.write_rows]
 
     # --- inside ---
 

@@ -22,7 +22,7 @@ LARGEST_BYTES = 4096
 """No event and no request for a replay is larger; a pattern has a letter a layer."""
 
 EvictReason = Literal["room", "prefix", "replaced"]
-FallbackReason = Literal["recall", "invalid"]
+FallbackReason = Literal["recall"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -68,7 +68,7 @@ class PatternChanged(_Event, frozen=True, tag="pattern_changed"):
 
 
 class Fallback(_Event, frozen=True, tag="fallback"):
-    """Turns that two-level scoring left to exact scoring since the last such event; layer is -1 for `invalid`."""
+    """Turns that two-level scoring left to exact scoring since the last such event."""
 
     layer: int
     reason: FallbackReason

@@ -146,8 +146,8 @@ RECALL_FLOOR = _gauge("recall_floor", "ratio", "Recall below which a context is 
 FALLBACKS = _counter(
     "fallbacks",
     "turns",
-    "Turns that two-level scoring left to exact scoring: recall (below the floor) or invalid (a page without record).",
-    Label("reason", ("recall", "invalid")),
+    "Turns that two-level scoring left to exact scoring, since the recall of their context lay below the floor.",
+    Label("reason", ("recall",)),
 )
 EVENTS = _counter(
     "events",

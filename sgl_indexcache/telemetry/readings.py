@@ -6,13 +6,18 @@ without counters) reads 0.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from sgl_indexcache import __version__
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.telemetry import names
 from sgl_indexcache.telemetry.events import KINDS
 from sgl_indexcache.telemetry.names import Metric
+from sgl_indexcache.telemetry.two_level import TwoLevelWork
+from sgl_indexcache.telemetry.work import IndexerWork
+
+if TYPE_CHECKING:
+    from sgl_indexcache.telemetry.publisher import Publisher
 
 Key = tuple[Metric, tuple[str, ...]]
 """Family and label values, these in the family's order."""
@@ -20,21 +25,52 @@ Readings = dict[Key, float]
 Walk = Iterator[tuple[Key, float]]
 
 
+class PageCounts(Protocol):
+    """Page records (store/page_records.py)."""
+
+    @property
+    def pages(self) -> int: ...
+    @property
+    def valid_pages(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+
+
+class TwoLevelSource(Protocol):
+    """Two-level scoring (indexer/two_level.py)."""
+
+    @property
+    def work(self) -> TwoLevelWork: ...
+    @property
+    def records(self) -> PageCounts: ...
+
+
+class BackendSource(Protocol):
+    """An attention backend (attention/base.py); `kernels` names the kernel in use by (phase, work)."""
+
+    @property
+    def work(self) -> IndexerWork: ...
+    @property
+    def kernels(self) -> dict[tuple[str, str], str]: ...
+    @property
+    def two_level(self) -> TwoLevelSource | None: ...
+
+
+class StoreSource(Protocol):
+    """The index store (store/store.py)."""
+
+    def snapshot(self) -> dict[str, int]: ...
+
+
 @dataclass(slots=True)
 class Sources:
-    """What a scheduler has to read from; None is off or not there yet.
+    """What a scheduler has to read from; None is off or not there yet."""
 
-    backend    may have `work` (telemetry/work.py), `two_level` (indexer/two_level.py) and `kernels`, the name of the
-               kernel in use by (phase, work)
-    store      has `snapshot()`, see store/store.py
-    publisher  has `counts`, see telemetry/publisher.py
-    """
-
-    backend: Any = None
+    backend: BackendSource | None = None
     pattern: Pattern | None = None
-    store: Any = None
+    store: StoreSource | None = None
     recall_floor: float = 0.0
-    publisher: Any = None
+    publisher: "Publisher | None" = None
 
 
 @dataclass(slots=True)
@@ -55,16 +91,17 @@ class Reader:
     def walk(self, sources: Sources) -> Walk:
         """The same one by one, each group read when it is reached. A counter never falls while its source lives."""
         backend = sources.backend
-        two_level = getattr(backend, "two_level", None)
+        two_level = None if backend is None else backend.two_level
+        listed = None if two_level is None else two_level.work
         yield (names.ACTIVE, ()), float(backend is not None)
         yield (names.BUILD_INFO, (__version__,)), 1.0
         if sources.pattern is not None:
             yield from self._pattern(sources.pattern)
-        yield from self._kernels_in_use(getattr(backend, "kernels", {}))
-        yield from _work(getattr(backend, "work", None), getattr(two_level, "work", None))
+        yield from self._kernels_in_use({} if backend is None else backend.kernels)
+        yield from _work(IndexerWork() if backend is None else backend.work, listed or TwoLevelWork())
         yield from _store(sources.store)
-        yield from _pages(getattr(two_level, "pages", None))
-        yield from self._recall(getattr(two_level, "work", None), sources)
+        yield from _pages(None if two_level is None else two_level.records)
+        yield from self._recall(listed, sources)
         yield from _events(sources.publisher)
 
     def _pattern(self, pattern: Pattern) -> Walk:
@@ -87,7 +124,7 @@ class Reader:
         for phase, work, kernel in tuple(self._kernels):
             yield (names.KERNEL_INFO, (phase, work, kernel)), float(kernels.get((phase, work)) == kernel)
 
-    def _recall(self, work: Any, sources: Sources) -> Walk:
+    def _recall(self, work: TwoLevelWork | None, sources: Sources) -> Walk:
         fallbacks = 0
         # A copy, here as above: another walk may name more meanwhile.
         for layer in tuple(self._layers):
@@ -100,33 +137,27 @@ class Reader:
             yield (names.RECALL_POSITIONS, (label, "missed")), wanted - hit
         yield (names.RECALL_FLOOR, ()), 0.0 if work is None else sources.recall_floor
         yield (names.FALLBACKS, ("recall",)), fallbacks
-        yield (names.FALLBACKS, ("invalid",)), 0 if work is None else work.invalid
 
 
-def _work(work: Any, two_level: Any) -> Walk:
+def _work(work: IndexerWork, listed: TwoLevelWork) -> Walk:
     """Rows and keys that Full layers' indexers scored and were spared, and those of Shared layers."""
     rows, keys = names.INDEXER_ROWS, names.INDEXER_KEYS
-    full_rows, full_keys = _ints(work, "full_rows", "full_keys")
-    shared_rows, shared_keys = _ints(work, "shared_rows", "shared_keys")
-    reused_rows, reused_keys = _ints(work, "reused_rows", "reused_keys")
-    listed_rows, exact_keys = _ints(two_level, "rows", "exact_keys")
-    seen, scored, summaries = _ints(two_level, "keys_seen", "keys_scored", "summaries_scored")
     # What no list was made for was scored exactly; on CUDA that are decode steps, too, which two-level scoring leaves.
-    yield (rows, ("full", "scored", "exact")), max(0, full_rows - listed_rows)
-    yield (rows, ("full", "scored", "two_level")), listed_rows
-    yield (keys, ("full", "scored", "exact")), max(0, full_keys - (seen - exact_keys))
-    yield (keys, ("full", "scored", "two_level")), scored - exact_keys
-    yield (keys, ("full", "skipped", "shortlist")), seen - scored
-    yield (rows, ("full", "skipped", "snapshot")), reused_rows
-    yield (keys, ("full", "skipped", "snapshot")), reused_keys
-    yield (rows, ("shared", "skipped", "producer")), shared_rows
-    yield (keys, ("shared", "skipped", "producer")), shared_keys
-    yield (names.SELECTIONS_REUSED, ("producer",)), shared_rows
-    yield (names.SELECTIONS_REUSED, ("snapshot",)), reused_rows
-    yield (names.SUMMARIES_SCORED, ()), summaries
+    yield (rows, ("full", "scored", "exact")), max(0, work.full_rows - listed.rows)
+    yield (rows, ("full", "scored", "two_level")), listed.rows
+    yield (keys, ("full", "scored", "exact")), max(0, work.full_keys - (listed.keys_seen - listed.exact_keys))
+    yield (keys, ("full", "scored", "two_level")), listed.keys_scored - listed.exact_keys
+    yield (keys, ("full", "skipped", "shortlist")), listed.keys_seen - listed.keys_scored
+    yield (rows, ("full", "skipped", "snapshot")), work.reused_rows
+    yield (keys, ("full", "skipped", "snapshot")), work.reused_keys
+    yield (rows, ("shared", "skipped", "producer")), work.shared_rows
+    yield (keys, ("shared", "skipped", "producer")), work.shared_keys
+    yield (names.SELECTIONS_REUSED, ("producer",)), work.shared_rows
+    yield (names.SELECTIONS_REUSED, ("snapshot",)), work.reused_rows
+    yield (names.SUMMARIES_SCORED, ()), listed.summaries_scored
 
 
-def _store(store: Any) -> Walk:
+def _store(store: StoreSource | None) -> Walk:
     held = {} if store is None else store.snapshot()
     for state in ("held", "live", "free"):
         yield (names.STORE_SNAPSHOTS, (state,)), held.get(state, 0)
@@ -141,13 +172,13 @@ def _store(store: Any) -> Walk:
     yield (names.STORE_LOST, ("broken",)), held.get("broken", 0)
 
 
-def _pages(pages: Any) -> Walk:
+def _pages(pages: PageCounts | None) -> Walk:
     yield (names.STORE_BYTES, ("pages",)), 0 if pages is None else pages.used_bytes
     yield (names.STORE_PAGES_VALID, ()), 0 if pages is None else pages.valid_pages
     yield (names.STORE_PAGES, ()), 0 if pages is None else pages.pages
 
 
-def _events(publisher: Any) -> Walk:
+def _events(publisher: "Publisher | None") -> Walk:
     for kind in KINDS:
         yield (names.EVENTS, (kind,)), 0 if publisher is None else publisher.counts.by_kind.get(kind, 0)
     dropped, answered, refused = (
@@ -158,10 +189,6 @@ def _events(publisher: Any) -> Walk:
     yield (names.EVENTS_DROPPED, ()), dropped
     yield (names.REPLAY_REQUESTS, ("answered",)), answered
     yield (names.REPLAY_REQUESTS, ("refused",)), refused
-
-
-def _ints(source: Any, *fields: str) -> tuple[int, ...]:
-    return tuple(getattr(source, name, 0) for name in fields)
 
 
 def spelled(readings: Readings) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sgl_indexcache.telemetry import events
 from sgl_indexcache.telemetry.events import Fallback
 from sgl_indexcache.telemetry.readings import Reader, Sources, spelled
+from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
 if TYPE_CHECKING:  # importing it too early would cost SGLang its own metrics, see there
     from sgl_indexcache.telemetry.prometheus import Exporter
@@ -80,7 +81,9 @@ class Telemetry:
                 self._exporter.write(key, value)
                 yield
         if events.connected():
-            yield from self._emit_fallbacks(getattr(getattr(sources.backend, "two_level", None), "work", None))
+            two_level = None if sources.backend is None else sources.backend.two_level
+            if two_level is not None:
+                yield from self._emit_fallbacks(two_level.work)
 
     def snapshot(self) -> dict[str, Any]:
         """For /server_info: `metrics`, the readings of this moment as spelled in /metrics, and `events`."""
@@ -92,14 +95,10 @@ class Telemetry:
             "events": None if publisher is None else publisher.snapshot(),
         }
 
-    def _emit_fallbacks(self, work: Any) -> Iterator[None]:
-        if work is None:
-            return
-        now = {layer: seen.fallbacks for layer, seen in work.layers.items()}
-        now[-1] = work.invalid
-        for layer, turns in now.items():
-            more = turns - self._fallbacks.get(layer, 0)
-            self._fallbacks[layer] = turns
+    def _emit_fallbacks(self, work: TwoLevelWork) -> Iterator[None]:
+        for layer, recall in tuple(work.layers.items()):
+            more = recall.fallbacks - self._fallbacks.get(layer, 0)
+            self._fallbacks[layer] = recall.fallbacks
             if more > 0:
-                events.emit(Fallback(layer=layer, reason="invalid" if layer < 0 else "recall", turns=more))
+                events.emit(Fallback(layer=layer, reason="recall", turns=more))
                 yield

@@ -29,7 +29,7 @@ class TwoLevelWork:
     rows: int = 0
     """rows whose keys were shortlisted"""
     exact_rows: int = 0
-    """rows that were scored exactly: short contexts, fallbacks, invalid pages"""
+    """rows that were scored exactly: short contexts, fallbacks"""
     exact_keys: int = 0
     """keys of those rows"""
     keys_seen: int = 0
@@ -37,12 +37,10 @@ class TwoLevelWork:
     keys_scored: int = 0
     """keys that were scored for them"""
     keys_sampled: int = 0
-    """keys that the guard had scored beside: of its samples, and on CUDA of decoded rows whose context has fallen back,
-    whose lists count as scored and their other keys as saved nevertheless"""
+    """keys that the guard had scored beside: of its samples, and on CUDA of decoded rows whose context has fallen
+    back, whose lists count as scored and their other keys as saved nevertheless"""
     summaries_scored: int = 0
     """page summaries that were scored beside"""
-    invalid: int = 0
-    """turns scored exactly, because a page of their prefix had no valid record"""
     layers: defaultdict[int, LayerRecall] = field(default_factory=lambda: defaultdict(LayerRecall))
 
     def snapshot(self) -> dict[str, Any]:
@@ -55,7 +53,6 @@ class TwoLevelWork:
             "keys_scored": self.keys_scored,
             "keys_sampled": self.keys_sampled,
             "summaries_scored": self.summaries_scored,
-            "invalid": self.invalid,
             "sampled_rows": {str(layer): seen.rows for layer, seen in sorted(self.layers.items())},
             "recall": {
                 str(layer): round(seen.found / seen.wanted, 5)

@@ -7,7 +7,8 @@ import torch
 from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 
 from sgl_indexcache.attention.choice import Chooser, Entry, Table
-from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
+from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
+from sgl_indexcache.attention.cuda_selection import CudaSelection
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.telemetry.work import IndexerWork
 
@@ -27,18 +28,20 @@ class FakeSchedule:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> IndexCacheHopperBackend:
+def backend(monkeypatch: pytest.MonkeyPatch) -> IndexCacheCudaBackend:
     """A backend without SGLang's constructor, over SGLang methods that only note their call."""
-    made = object.__new__(IndexCacheHopperBackend)
+    made = object.__new__(IndexCacheCudaBackend)
     made.chooser = Chooser(Kernels(), 4, HEADS, "bf16", hopper=True, ours=False, table=TABLE)
     made.dsa_prefill_impl, made.dsa_decode_impl = "flashmla_sparse", "fa3"
     made._flags = {"prefill": "flashmla_sparse", "decode": "fa3"}
     made._schedules = {"prefill": FakeSchedule(), "decode": FakeSchedule()}  # type: ignore[dict-item]
-    made._consumer, made._phase, made._longest = "sglang", "decode", None
+    made._consumer, made._phase = "sglang", "decode"
     made._dense_prefill, made.use_mha = True, False
     made.dsa_index_topk, made.layers, made.shared_layers = K, 4, frozenset({1, 2, 3})
-    made.work, made.budget_bytes, made.kernels = IndexerWork(), 1 << 20, {}
-    made._arange_buf, made.device = torch.arange(64, dtype=torch.int32), "cpu"
+    made.work, made.kernels, made.device = IndexerWork(), {}, "cpu"
+    made.selection = CudaSelection(
+        made.chooser, 1 << 20, lambda rows: torch.arange(rows, dtype=torch.int32), made.kernels
+    )
     monkeypatch.setattr(DeepseekSparseAttnBackend, "init_forward_metadata", lambda self, batch: None)
     monkeypatch.setattr(
         DeepseekSparseAttnBackend, "init_forward_metadata_out_graph", lambda self, batch, in_capture=False: None

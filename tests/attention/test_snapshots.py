@@ -10,7 +10,8 @@ from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sgl_indexcache.attention.choice import Chooser, Table
-from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
+from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
+from sgl_indexcache.attention.cuda_selection import CudaSelection, terms
 from sgl_indexcache.indexer.forms import from_positions
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.sglang_port import cuda_indexer, index_store, runtime
@@ -35,21 +36,23 @@ def store() -> TwinStore:
 
 
 @pytest.fixture
-def backend(store: TwinStore, monkeypatch: pytest.MonkeyPatch) -> IndexCacheHopperBackend:
+def backend(store: TwinStore, monkeypatch: pytest.MonkeyPatch) -> IndexCacheCudaBackend:
     """A backend without SGLang's constructor, over SGLang methods that do nothing, wired as the factory wires it."""
-    made = object.__new__(IndexCacheHopperBackend)
+    made = object.__new__(IndexCacheCudaBackend)
     made.chooser = Chooser(Kernels(), 4, 2, "bf16", hopper=True, ours=False, table=Table("test", "test", (), ()))
     made.dsa_prefill_impl, made.dsa_decode_impl = "flashmla_sparse", "fa3"
     made._flags = {"prefill": "flashmla_sparse", "decode": "fa3"}
     made._dense_prefill, made.use_mha = True, False
     made.dsa_index_topk, made.layers, made.shared_layers = K, 3, frozenset({1})
     made.work, made.kernels = index_work(), {}
+    made.selection = CudaSelection(made.chooser, 1 << 20, torch.arange, made.kernels)  # type: ignore[arg-type]
     monkeypatch.setattr(DeepseekSparseAttnBackend, "init_forward_metadata", lambda self, batch: None)
     monkeypatch.setattr(
         DeepseekSparseAttnBackend, "init_forward_metadata_out_graph", lambda self, batch, in_capture=False: None
     )
     pool = SimpleNamespace(size=5 * PAGE, page_size=PAGE)
-    index_store.connect(made, store, SimpleNamespace(token_to_kv_pool=pool, device="cpu"))  # type: ignore[arg-type]
+    runner: Any = SimpleNamespace(token_to_kv_pool=pool, device="cpu")
+    made.selection.snapshots = index_store.snapshots(store, runner)
     monkeypatch.setattr(runtime.current, "backend", made)
     return made
 
@@ -106,7 +109,7 @@ class Indexer:
         self.calls += 1
         if out is None:
             out = torch.full((len(q), K), -1, dtype=torch.int32)
-        out[:ROWS] = from_positions(positions(layer), IndexCacheHopperBackend.terms(asked))
+        out[:ROWS] = from_positions(positions(layer), terms(asked))
         return out  # type: ignore[no-any-return]
 
 
@@ -136,7 +139,7 @@ def kept(store: TwinStore) -> tuple[Tail, ...]:
 @pytest.mark.parametrize(("padding", "graph"), [(0, False), (5, False), (22, True)], ids=["eager", "padded", "graph"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_prefill_is_not_scored_again(
-    form: str, padding: int, graph: bool, backend: IndexCacheHopperBackend, store: TwinStore
+    form: str, padding: int, graph: bool, backend: IndexCacheCudaBackend, store: TwinStore
 ) -> None:
     _, calls = prefill(backend, store, metadata(form, [3, 1, 0]), padding=padding, graph=graph)
     assert calls == len(FULL)
@@ -151,11 +154,11 @@ def test_the_same_prefill_is_not_scored_again(
     for layer, one in zip(FULL, found, strict=True):
         assert one.shape == (ROWS + padding, K)
         assert one.dtype == torch.int32
-        assert torch.equal(one[:ROWS], from_positions(positions(layer), backend.terms(asked)))
+        assert torch.equal(one[:ROWS], from_positions(positions(layer), terms(asked)))
         assert (one[ROWS:] == -1).all()
 
 
-def test_work_is_counted_as_on_the_cpu(backend: IndexCacheHopperBackend, store: TwinStore) -> None:
+def test_work_is_counted_as_on_the_cpu(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
     prefill(backend, store, metadata("slots", [3, 1, 0]))
     tails = kept(store)
     keys = sum(range(START + 1, END + 1))
@@ -177,34 +180,34 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_forwards_neither_read_nor_write(name: str, backend: IndexCacheHopperBackend, store: TwinStore) -> None:
+def test_other_forwards_neither_read_nor_write(name: str, backend: IndexCacheCudaBackend, store: TwinStore) -> None:
     prefill(backend, store, metadata("slots", [3, 1, 0]))
     tails = kept(store)
     store.begin([turn(tails)], 1)
     backend.init_forward_metadata(OTHERS[name])
-    assert backend.snapshots is not None
-    assert not backend.snapshots.reads
-    assert not backend.snapshots.writes
+    assert backend.selection.snapshots is not None
+    assert not backend.selection.snapshots.reads
+    assert not backend.selection.snapshots.writes
     assert backend.work.reused_rows == 0
 
 
-def test_a_captured_decode_neither_reads_nor_writes(backend: IndexCacheHopperBackend, store: TwinStore) -> None:
-    assert backend.snapshots is not None
+def test_a_captured_decode_neither_reads_nor_writes(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+    assert backend.selection.snapshots is not None
     store.begin([turn()], 1)
     backend.init_forward_metadata(batch())
-    assert backend.snapshots.writes
+    assert backend.selection.snapshots.writes
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, (END,)))
-    assert not backend.snapshots.writes
+    assert not backend.selection.snapshots.writes
 
 
-def test_a_warm_up_that_nobody_announced(backend: IndexCacheHopperBackend, store: TwinStore) -> None:
+def test_a_warm_up_that_nobody_announced(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
     backend.init_forward_metadata(batch())
-    assert backend.snapshots is not None
-    assert not backend.snapshots.writes
+    assert backend.selection.snapshots is not None
+    assert not backend.selection.snapshots.writes
 
 
-def test_without_a_store_sglangs_indexer_is_called(backend: IndexCacheHopperBackend, store: TwinStore) -> None:
-    backend.snapshots = None
+def test_without_a_store_sglangs_indexer_is_called(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+    backend.selection.snapshots = None
     _, calls = prefill(backend, store, metadata("slots", [3, 1, 0]))
     assert calls == len(FULL)
     assert kept(store) == ()

@@ -72,7 +72,7 @@ def test_paths_and_settings_that_it_mentions_exist(text: str, deploy: Path) -> N
 
 
 def test_the_size_of_a_snapshot(text: str) -> None:
-    from sgl_indexcache.store.pages import page_bytes
+    from sgl_indexcache.store.page_records import page_bytes
     from sgl_indexcache.store.pool import slot_bytes
 
     size = slot_bytes(16, 64, 2048)

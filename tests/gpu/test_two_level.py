@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.indexer.two_level import Guard
 
 pytestmark = pytest.mark.timeout(600)
 

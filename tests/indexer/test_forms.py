@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sgl_indexcache.indexer.forms import Form, Terms, from_positions, note_pages, to_positions
+from sgl_indexcache.indexer.forms import from_positions, note_pages, to_positions
+from sgl_indexcache.selection import Form, Terms
 
 PAGE_TABLE = torch.tensor([[7, 2, 5]], dtype=torch.int32)
 OFFSETS = torch.tensor([1000, 1000, 1000, 1000], dtype=torch.int32)

@@ -1,216 +1,325 @@
-"""Two-level selections against a row-by-row formula, and their independence of how a context was computed."""
+"""Two-level scoring against its definition, with the CPU's kernels and with CUDA's, for which references stand in."""
 
 import itertools
-import math
-from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
-from sgl_indexcache.indexer.exact import Given, Queries, Selector
-from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.indexer.shortlist import DIGESTS, VOTED, Shortlist
-from sgl_indexcache.indexer.two_level import Guard, TwoLevel
+from sgl_indexcache.indexer.cpu.two_level import CpuKernels
+from sgl_indexcache.indexer.cuda.two_level import CudaKernels
+from sgl_indexcache.indexer.guard import SAMPLES, Guard
+from sgl_indexcache.indexer.kernels import TwoLevelKernels
+from sgl_indexcache.indexer.shortlist import Shortlist
+from sgl_indexcache.indexer.two_level import TwoLevel
+from sgl_indexcache.kernels import score_select as score_select_op
 from sgl_indexcache.kernels.score import score
+from sgl_indexcache.kernels.score_select import reference as score_select_reference
+from sgl_indexcache.kernels.score_select.reference import pack
 from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, unpack_summary
-from sgl_indexcache.store.pages import Pages
+from sgl_indexcache.kernels.shortlist import PAGE, api, pack_summary, reference, unpack_summary
+from sgl_indexcache.kernels.shortlist.reference import list_pages, select_listed
+from sgl_indexcache.selection import Inputs, TensorQueries, Terms
+from sgl_indexcache.store.page_records import PageRecords
 
-HEADS, DIM, TOPK, LENGTH, REQUESTS = 4, 16, 48, 11 * PAGE + 11, 3
-SLOTS = 30 * PAGE
-LAYER = 5
+HEADS, DIM, TOPK, LENGTH, LAYER = 4, 32, 48, 9 * PAGE + 11, 5
+POOL = 40
+SHORT = Shortlist(5 * PAGE)
+NEVER = Guard(0.0, 1 << 30)
+
+
+class ReferenceKernels(CudaKernels):
+    """CUDA's, on a CPU: tests/kernels and tests/gpu show that the kernels do what the references do."""
+
+    summarise = staticmethod(reference.summarise)
+    judge = staticmethod(reference.judge)
+    verdicts = staticmethod(reference.verdicts)
+
+
+@pytest.fixture(autouse=True)
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score_select(*arguments: Any, out: torch.Tensor, max_length: int, **options: Any) -> None:
+        assert int(arguments[5].max()) <= max_length
+        known = {name: options[name] for name in ("initial", "local", "names") if name in options}
+        out.copy_(score_select_reference.score_select(*arguments, **known))
+
+    monkeypatch.setattr(score_select_op, "score_select", score_select)
+    monkeypatch.setattr(api, "score_select", score_select)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def kernels_of(device: str) -> TwoLevelKernels:
+    return CpuKernels(TOPK, 1 << 20) if device == "cpu" else ReferenceKernels(TOPK, 1 << 20)
 
 
 class Context:
-    """One request's queries and keys, its KV slots, and a scheduler's memory."""
+    """A request's queries and keys, and a scheduler's memory.
 
-    def __init__(
-        self, shortlist: Shortlist, guard: Guard | None = None, *, seed: int = 0, integers: bool = True
-    ) -> None:
-        random = torch.Generator().manual_seed(seed)
+    Numbers are small integers: scores are exact, so that no product's shape can change one by rounding.
+    """
+
+    def __init__(self, device: str, shortlist: Shortlist = SHORT, guard: Guard = NEVER, seed: int = 0) -> None:
+        self.random = torch.Generator().manual_seed(seed)
 
         def make(*shape: int) -> torch.Tensor:
-            # Small integers: scores of keys are exact, so that no product's shape can change one by rounding.
-            return (
-                torch.randint(-3, 4, shape, generator=random).float()
-                if integers
-                else torch.randn(shape, generator=random)
-            )
+            return torch.randint(-3, 4, shape, generator=self.random).float()
 
         self.q, self.gates, self.k = make(LENGTH, HEADS, DIM), make(LENGTH, HEADS), make(LENGTH, DIM)
-        self.pages = Pages([2, LAYER], SLOTS, DIM, REQUESTS, LENGTH)
-        self.scorer = TwoLevel(self.pages, shortlist, guard or Guard(0.0, 1 << 31))
-        self.selector = Selector(TOPK)
-        self.keys = torch.full((SLOTS, DIM), float("nan"))
-        self.table = torch.zeros(REQUESTS, LENGTH, dtype=torch.int32)
-        self.random = random
+        self.packed = device == "cuda"
+        if self.packed:
+            self.index_k = pack(torch.zeros(POOL, PAGE, DIM).to(torch.float8_e4m3fn), torch.ones(POOL, PAGE))
+        else:
+            self.index_k = torch.full((POOL * PAGE, DIM), float("nan"))
+        self.kernels = kernels_of(device)
+        self.records = PageRecords([2, LAYER], POOL, DIM, "cpu")
+        self.two_level = TwoLevel(self.records, self.kernels, shortlist, guard, TOPK)
+        self.forced = (0, 0)
 
-    def place(self, request: int, avoid: int | None = None) -> None:
-        """Give the request pages anywhere, but none of request `avoid`."""
-        ids = torch.randperm(SLOTS // PAGE, generator=self.random)
+    def place(self, avoid: torch.Tensor | None = None) -> torch.Tensor:
+        """Pages for a request, anywhere but in page 0, which is SGLang's padding, and those of another table."""
+        ids = torch.randperm(POOL - 1, generator=self.random) + 1
         if avoid is not None:
-            ids = ids[~torch.isin(ids, self.table[avoid, ::PAGE] // PAGE)]
-        ids = ids[: -(-LENGTH // PAGE)]
-        slots = ids.unsqueeze(1) * PAGE + torch.arange(PAGE)
-        self.table[request] = slots.flatten()[:LENGTH].int()
+            ids = ids[~torch.isin(ids, avoid)]
+        return ids[: -(-LENGTH // PAGE)].int()
 
-    def forward(self, request: int, start: int, end: int, given: Given | None = None) -> torch.Tensor:
-        rows = Rows.of([request], [end], [end - start], end - start)
-        self.keys[self.table[request, start:end].long()] = self.k[start:end]
-        self.pages.begin(rows)
-        queries: Queries = lambda part: (self.q[start:end][part], self.gates[start:end][part])  # noqa: E731
-        return self.scorer.select(LAYER, self.selector, queries, self.keys, self.table, rows, given)
+    def write(self, table: torch.Tensor, start: int, end: int) -> None:
+        if not self.packed:
+            self.index_k[slots_of(table, start, end)] = self.k[start:end]
+            return
+        for position in range(start, end):
+            page, slot = int(table[position // PAGE]), position % PAGE
+            key = self.k[position].to(torch.float8_e4m3fn).view(torch.uint8)
+            self.index_k[page, slot * DIM : (slot + 1) * DIM] = key
 
-    def run(self, request: int, ends: list[int]) -> torch.Tensor:
-        self.place(request)
-        return torch.cat([self.forward(request, *part) for part in itertools.pairwise([0, *ends])])
+    def lay_out(self, spans: list[tuple[torch.Tensor, int, int]]) -> None:
+        """What the backend does before a forward of requests (page table, first position, end)."""
+        position = torch.cat([torch.arange(start, end) for _, start, end in spans])
+        self.two_level.clear()
+        self.records.take(position, torch.cat([slots_of(*span) for span in spans]))
+        tables = torch.stack([table for table, _, _ in spans])
+        self.two_level.begin([e for _, _, e in spans], [e - s for _, s, e in spans], tables, is_request=True)
 
+    def inputs(self, spans: list[tuple[torch.Tensor, int, int]]) -> Inputs:
+        rows = torch.cat([torch.arange(start, end) for _, start, end in spans])
+        request = torch.cat([torch.full((e - s,), nth) for nth, (_, s, e) in enumerate(spans)])
+        tables = torch.stack([table for table, _, _ in spans])
+        queries = self.q[rows].to(torch.float8_e4m3fn) if self.packed else self.q[rows]
+        return Inputs(
+            TensorQueries(queries, self.gates[rows]) if self.packed else lambda part: (queries[part], self.gates[rows][part]),
+            self.index_k, tables, request.int(), (rows + 1).int(), *self.forced,
+        )  # fmt: skip
 
-def row_by_row(context: Context, shortlist: Shortlist) -> torch.Tensor:
-    """The definition, position by position, with digests counted from whole selections."""
-    means = [context.k[p * PAGE : (p + 1) * PAGE].mean(0) for p in range(LENGTH // PAGE)]
-    means = [unpack_summary(pack_summary(mean)) for mean in means]
-    out: list[torch.Tensor] = []
-    digests: dict[int, list[tuple[int, int]]] = {}
-    for t in range(LENGTH):
-        page = t // PAGE
-        scores = score(context.q[t : t + 1], context.k[: t + 1], context.gates[t : t + 1])
-        n = shortlist.pages(page, TOPK)
-        if n < page:
-            votes: dict[int, int] = {}
-            for before in range(page - DIGESTS, page):
-                if before not in digests:
-                    seen = Counter(
-                        p // PAGE for row in out[before * PAGE : (before + 1) * PAGE] for p in row.tolist() if p >= 0
-                    )
-                    digests[before] = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:32]
-                for name, count in digests[before]:
-                    votes[name] = votes.get(name, 0) + count
-            voted = sorted((v for v in votes.items() if v[0] < page), key=lambda item: (-item[1], item[0]))[:VOTED]
-            forced = {0, *range(page - shortlist.window, page), *(name for name, _ in voted)}
-            by_mean = score(context.q[t : t + 1], torch.stack(means[:page]), context.gates[t : t + 1])[0].tolist()
-            order = sorted(range(page), key=lambda p: (p not in forced, -by_mean[p], p))
-            outside = torch.tensor([p for p in range(page) if p not in order[:n]])
-            scores.view(-1)[(outside.unsqueeze(1) * PAGE + torch.arange(PAGE)).flatten()] = -1e30
-        out.append(select(scores, torch.tensor([t + 1]), TOPK)[0])
-    return torch.stack(out)
+    def forward(self, *spans: tuple[torch.Tensor, int, int], form: Any = "positions", padding: int = 0) -> torch.Tensor:
+        for span in spans:
+            self.write(*span)
+        self.lay_out(list(spans))
+        inputs = self.inputs(list(spans))
+        rows = len(inputs.lengths)
+        out = torch.full((rows + padding, TOPK), -7, dtype=torch.int32)
+        offsets = torch.arange(rows, dtype=torch.int32) * 1000 if form == "offsets" else None
+        self.two_level.select(LAYER, inputs, Terms(form, inputs.page_table, offsets), out)
+        return out
 
+    def run(self, ends: list[int]) -> torch.Tensor:
+        table = self.place()
+        return torch.cat([self.forward((table, *part)) for part in itertools.pairwise([0, *ends])])
 
-@pytest.mark.parametrize("shortlist", [Shortlist(6 * PAGE), Shortlist(0.5, window=3)], ids=["keys", "fraction"])
-def test_equals_the_definition(shortlist: Shortlist) -> None:
-    context = Context(shortlist)
-    assert torch.equal(context.run(1, [LENGTH]), row_by_row(context, shortlist))
-    assert context.scorer.work.rows > 0
+    def exact(self, rows: torch.Tensor) -> torch.Tensor:
+        """Exact selections of the rows at these positions."""
+        scores = score(self.q[rows.long()], self.k, self.gates[rows.long()])
+        return select(scores, rows + 1, TOPK)
 
-
-@pytest.mark.parametrize(
-    "ends",
-    [
-        [384, 640, LENGTH],
-        [*range(64, LENGTH, 64), LENGTH],
-        [560, *range(561, LENGTH + 1)],
-        [500, 501, 530, 600, LENGTH],
-    ],
-    ids=["chunks", "pages", "decode", "ragged"],
-)
-@pytest.mark.parametrize("floor", [0.0, 0.8], ids=["", "guarded"])
-def test_a_context_selects_the_same_however_it_was_computed(ends: list[int], floor: float) -> None:
-    context = Context(Shortlist(6 * PAGE), Guard(floor, 16))
-    whole = context.run(1, [LENGTH])
-    # Pages are used again: what the first run left in them must not be seen.
-    assert torch.equal(context.run(2, ends), whole)
-    assert any(seen.fallbacks for seen in context.scorer.work.layers.values()) == (floor > 0)
+    def defined(self, shortlist: Shortlist = SHORT) -> torch.Tensor:
+        """Group by group, by the reference."""
+        means = self.k[: LENGTH // PAGE * PAGE].view(-1, PAGE, DIM).mean(1)
+        means = unpack_summary(pack_summary(means))
+        out = self.exact(torch.arange(LENGTH))
+        group = self.kernels.group
+        for first in range(0, LENGTH, group):
+            complete = torch.tensor([first // PAGE])
+            if shortlist.lists_all(first // PAGE, TOPK):
+                continue
+            n, head = shortlist.pages(first // PAGE, TOPK), slice(first, first + 1)
+            listed = list_pages(self.q[head], self.gates[head], means[: first // PAGE], complete, n, shortlist.window)
+            rows = torch.arange(first, min(LENGTH, first + group))
+            listed = torch.cat((listed, complete.int()[:, None]), 1).expand(len(rows), -1)
+            out[rows] = select_listed(self.q[rows], self.gates[rows], self.k, listed, rows, TOPK)
+        return out
 
 
-def test_a_warm_turn_reads_the_records_of_its_prefix() -> None:
-    context = Context(Shortlist(6 * PAGE))
-    whole = context.run(1, [LENGTH])
-    context.place(2, avoid=1)
-    shared = 8 * PAGE
-    context.table[2, :shared] = context.table[1, :shared]
-    assert torch.equal(context.forward(2, shared, LENGTH), whole[shared:])
+@pytest.mark.parametrize("shortlist", [SHORT, Shortlist(0.6, window=2)], ids=["keys", "fraction"])
+def test_equals_the_definition(device: str, shortlist: Shortlist) -> None:
+    context = Context(device, shortlist)
+    assert torch.equal(context.run([LENGTH]), context.defined(shortlist))
+    work = context.two_level.work
+    assert work.rows > 0
+    assert work.rows + work.exact_rows == LENGTH
+    assert work.keys_seen == LENGTH * (LENGTH + 1) // 2
 
 
-def test_a_shortlist_of_everything_is_exact() -> None:
-    context = Context(Shortlist(1.0), integers=False)
-    rows = Rows.of([1], [LENGTH], [LENGTH], LENGTH)
-    found = context.run(1, [LENGTH])
-    exact = context.selector(lambda part: (context.q[part], context.gates[part]), context.keys, context.table, rows)
-    assert torch.equal(found, exact)
-    work = context.scorer.work
+def test_a_shortlist_of_everything_is_exact(device: str) -> None:
+    context = Context(device, Shortlist(1.0))
+    assert torch.equal(context.run([LENGTH]), context.exact(torch.arange(LENGTH)))
+    work = context.two_level.work
     assert (work.exact_rows, work.rows, work.keys_scored) == (LENGTH, 0, work.keys_seen)
 
 
-def test_selections_are_positions_of_the_row_s_past() -> None:
-    context = Context(Shortlist(6 * PAGE), integers=False)
-    found = context.run(1, [LENGTH])
-    lengths = torch.arange(1, LENGTH + 1)
-    assert (found < lengths.unsqueeze(1)).all()
-    assert torch.equal((found >= 0).sum(1), lengths.clamp(max=TOPK))
-    assert (found[:, 1:] > found[:, :-1])[found[:, 1:] >= 0].all()
+def test_lists_have_an_upper_bound(device: str) -> None:
+    shortlist = Shortlist(1.0, max_pages=6)
+    assert [shortlist.pages(complete, TOPK) for complete in (3, 6, 7, 1 << 20)] == [3, 6, 6, 6]
+    assert not shortlist.lists_all(7, TOPK)
+    context = Context(device, shortlist)
+    assert torch.equal(context.run([LENGTH]), context.defined(shortlist))
 
 
-def test_initial_and_local_positions_are_always_selected() -> None:
-    context = Context(Shortlist(8 * PAGE), integers=False)
-    context.selector = Selector(TOPK, initial=5, local=7)
-    found = context.run(1, [600, LENGTH])
-    for t in range(TOPK, LENGTH):
-        assert {*range(5), *range(t - 6, t + 1)} <= set(found[t].tolist())
+@pytest.mark.parametrize("ends", [[256, 448, LENGTH], [500, 502, 530, LENGTH]], ids=["chunks", "ragged"])
+def test_chunks_and_other_pages_change_nothing(device: str, ends: list[int]) -> None:
+    context = Context(device)
+    whole = context.run([LENGTH])
+    # Pages are used again: what the first run left in them must not be seen.
+    again = context.run(ends)
+    # A group that is cut shares the list of its first row in either part.
+    apart = torch.ones(LENGTH, dtype=torch.bool)
+    for end in ends:
+        if end % context.kernels.group:
+            apart[end : end + context.kernels.group] = False
+    assert torch.equal(again[apart], whole[apart])
 
 
-def test_the_work_is_counted_key_by_key() -> None:
-    shortlist, every = Shortlist(6 * PAGE), 32
-    context = Context(shortlist, Guard(0.0, every))
-    context.run(1, [LENGTH])
-    work = context.scorer.work
-    positions = torch.arange(LENGTH)
-    complete = positions // PAGE
-    listed = positions >= context_start(shortlist) * PAGE
-    samples = positions[listed & Guard(0.0, every).sampled(positions)]
-    keys = torch.where(listed, 6 * PAGE + positions % PAGE + 1, positions + 1).sum()
-    assert work.rows == int(listed.sum())
-    assert work.exact_rows == int((~listed).sum())
-    assert work.summaries_scored == int(complete[listed].sum())
-    assert work.keys_seen == int((positions + 1).sum())
-    assert work.keys_scored == int(keys)
-    assert work.keys_sampled == int((samples + 1).sum())
-    seen = work.layers[LAYER]
-    assert (seen.rows, seen.wanted) == (len(samples), len(samples) * TOPK)
-    assert 0 < work.snapshot()["recall"][str(LAYER)] < 1
+def test_rows_that_are_cut_for_memory_select_the_same(device: str) -> None:
+    whole = Context(device).run([LENGTH])
+    context = Context(device)
+    context.kernels.max_rows = 8
+    context.two_level = TwoLevel(context.records, context.kernels, SHORT, NEVER, TOPK)
+    assert torch.equal(context.run([LENGTH]), whole)
 
 
-def context_start(shortlist: Shortlist) -> int:
-    return next(page for page in itertools.count() if not shortlist.lists_all(page, TOPK))
+def test_decoded_rows_on_the_cpu_select_as_their_prefill_does() -> None:
+    context = Context("cpu")
+    whole = context.run([LENGTH])
+    assert torch.equal(context.run([560, *range(561, LENGTH + 1)]), whole)
 
 
-def test_the_guard_s_recall_is_that_of_its_rows() -> None:
-    every = 8
-    context = Context(Shortlist(6 * PAGE), Guard(0.0, every), integers=False)
-    found = context.run(1, [LENGTH])
-    rows = Rows.of([1], [LENGTH], [LENGTH], LENGTH)
-    exact = context.selector(lambda part: (context.q[part], context.gates[part]), context.keys, context.table, rows)
-    positions = torch.arange(context_start(Shortlist(6 * PAGE)) * PAGE, LENGTH)
-    samples = positions[context.scorer.guard.sampled(positions)]
-    assert math.isclose(len(samples), len(positions) / every, rel_tol=0.3)
-    hits = sum(len(set(found[t].tolist()) & set(exact[t].tolist())) for t in samples.tolist())
-    assert context.scorer.work.layers[LAYER].found == hits
+def test_summaries_of_pages_written_without_an_indexer_are_made_when_they_are_needed(device: str) -> None:
+    context = Context(device)
+    whole = context.run([LENGTH])
+    table = context.place()
+    context.write(table, 0, 8 * PAGE)
+    context.records.take(torch.arange(8 * PAGE), slots_of(table, 0, 8 * PAGE))
+    assert torch.equal(context.forward((table, 8 * PAGE, LENGTH)), whole[8 * PAGE :])
 
 
-def test_below_the_floor_a_context_is_scored_exactly() -> None:
-    context = Context(Shortlist(6 * PAGE), Guard(0.999, 8), integers=False)
-    found = context.run(1, [LENGTH])
-    rows = Rows.of([1], [LENGTH], [LENGTH], LENGTH)
-    exact = context.selector(lambda part: (context.q[part], context.gates[part]), context.keys, context.table, rows)
-    assert torch.equal(found[-PAGE:], exact[-PAGE:])
-    assert not torch.equal(found, exact)
-    seen = context.scorer.work.layers[LAYER]
-    assert seen.fallbacks == 1
-    # The guard goes on watching what two-level scoring would find, so that a context can come back.
-    positions = torch.arange(context_start(Shortlist(6 * PAGE)) * PAGE, LENGTH)
-    assert seen.rows == int(context.scorer.guard.sampled(positions).sum())
-    assert seen.found < seen.wanted
-    context.forward(1, LENGTH - 1, LENGTH)  # a decoded row inherits it and is not counted again
-    assert context.scorer.work.layers[LAYER].fallbacks == 1
+def test_a_warm_turn_reads_the_records_of_its_prefix(device: str) -> None:
+    context = Context(device)
+    one = context.place()
+    whole = context.forward((one, 0, LENGTH))
+    two = torch.cat((one[:8], context.place(avoid=one)[8:]))
+    assert bool(context.records.has_summary[1, one[:8].long()].all())
+    assert torch.equal(context.forward((two, 8 * PAGE, LENGTH)), whole[8 * PAGE :])
+
+
+def test_several_requests_and_padding_in_a_forward(device: str) -> None:
+    context = Context(device)
+    whole = context.run([LENGTH])
+    one = context.place()
+    two = context.place(avoid=one)
+    context.forward((one, 0, 7 * PAGE))
+    both = context.forward((one, 7 * PAGE, LENGTH), (two, 0, 7 * PAGE + 5), padding=3)
+    assert torch.equal(both, torch.cat((whole[7 * PAGE :], whole[: 7 * PAGE + 5], torch.full((3, TOPK), -1))))
+
+
+def test_a_single_row_on_cuda_is_scored_exactly() -> None:
+    context = Context("cuda")
+    table = context.place()
+    context.forward((table, 0, LENGTH - 1))
+    other = context.place(avoid=table)
+    context.forward((other, 0, LENGTH - 4))
+    both = context.forward((table, LENGTH - 1, LENGTH), (other, LENGTH - 4, LENGTH))
+    assert torch.equal(both[:1], context.exact(torch.tensor([LENGTH - 1])))
+
+
+@pytest.mark.parametrize("form", ["slots", "offsets"])
+def test_the_forms_that_attention_takes_on_cuda(form: str) -> None:
+    context = Context("cuda")
+    table = context.place()
+    start = 7 * PAGE
+    context.forward((table, 0, start))
+    positions = context.defined()[start:]
+    selection = context.forward((table, start, LENGTH), form=form)
+    if form == "slots":
+        expected = table[(positions // PAGE).long()] * PAGE + positions % PAGE
+    else:
+        expected = positions + torch.arange(LENGTH - start, dtype=torch.int32)[:, None] * 1000
+    assert torch.equal(selection, expected)
+
+
+def test_initial_and_local_positions_are_always_selected(device: str) -> None:
+    context = Context(device, Shortlist(6 * PAGE))
+    context.forced = (5, 7)
+    selection = context.run([LENGTH])
+    for t in range(7 * PAGE, LENGTH):
+        assert {*range(5), *range(t - 6, t + 1)} <= set(selection[t].tolist())
+
+
+def slots_of(table: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """KV slots int64 of positions start to end."""
+    position = torch.arange(start, end)
+    return table[position // PAGE].long() * PAGE + position % PAGE
+
+
+def first_listed(shortlist: Shortlist = SHORT) -> int:
+    return PAGE * next(page for page in itertools.count() if not shortlist.lists_all(page, TOPK))
+
+
+def test_recall_is_that_of_the_sampled_rows(device: str) -> None:
+    guard = Guard(0.0, 8)
+    context = Context(device, guard=guard)
+    selection = context.run([LENGTH])
+    positions = torch.arange(first_listed(), LENGTH)
+    samples = positions[guard.sampled(positions)]
+    hits = sum(
+        len(set(a) & set(b)) for a, b in zip(selection[samples].tolist(), context.exact(samples).tolist(), strict=True)
+    )
+    context.two_level.refresh()
+    recall = context.two_level.work.layers[LAYER]
+    assert (recall.rows, recall.wanted, recall.found) == (len(samples), len(samples) * TOPK, hits)
+    assert context.two_level.work.keys_sampled == int((samples + 1).sum())
+    assert context.two_level.work.layers[2].rows == 0
+    assert int(context.records.guard[1].sum(0)[1]) == hits
+
+
+def test_the_work_is_counted_key_by_key(device: str) -> None:
+    context = Context(device, Shortlist(6 * PAGE))
+    context.run([LENGTH])
+    work, positions = context.two_level.work, torch.arange(LENGTH)
+    listed = positions >= first_listed(Shortlist(6 * PAGE))
+    heads = positions[listed & (positions % context.kernels.group == 0)]
+    assert (work.rows, work.exact_rows) == (int(listed.sum()), int((~listed).sum()))
+    assert work.summaries_scored == int((heads // PAGE).sum())
+    assert work.keys_scored == int(torch.where(listed, 6 * PAGE + positions % PAGE + 1, positions + 1).sum())
+
+
+def test_below_the_floor_a_context_is_scored_exactly_and_goes_on_being_judged(device: str) -> None:
+    guard = Guard(0.999, 4)
+    context = Context(device, guard=guard)
+    table, middle = context.place(), 8 * PAGE
+    context.forward((table, 0, middle))
+    selection = context.forward((table, middle, LENGTH))
+    assert torch.equal(selection, context.exact(torch.arange(middle, LENGTH)))
+    recall = context.two_level.work.layers[LAYER]
+    assert (recall.fallbacks, context.two_level.work.layers[2].fallbacks) == (1, 0)
+    context.two_level.refresh()
+    positions = torch.arange(first_listed(), LENGTH)
+    assert recall.rows == int(guard.sampled(positions).sum()) >= SAMPLES
+    # Another context is not concerned, and a decoded row goes on as its context, without being counted again.
+    context.forward((context.place(avoid=table), 0, middle))
+    context.forward((table, LENGTH - 1, LENGTH))
+    assert recall.fallbacks == 1
 
 
 @pytest.mark.parametrize(
@@ -225,37 +334,62 @@ def test_below_the_floor_a_context_is_scored_exactly() -> None:
     ],
     ids=["nothing", "too-few", "low", "came-back", "fell", "pages-without-samples"],
 )
-def test_a_context_is_judged_by_its_latest_samples(pages: list[tuple[int, int]], trips: bool) -> None:
-    table = torch.tensor(pages, dtype=torch.int64).view(-1, 2) * TOPK
-    assert Guard(0.9, 1).trips(table, TOPK) == trips
+def test_a_context_is_judged_by_its_latest_samples(device: str, pages: list[tuple[int, int]], trips: bool) -> None:
+    guard = torch.zeros(1, POOL, 2, dtype=torch.int32)
+    table = torch.arange(POOL, dtype=torch.int32).flip(0)[None]
+    guard[0, table[0, : len(pages)].long()] = torch.tensor(pages, dtype=torch.int32).view(-1, 2) * TOPK
+    out = torch.full((1, 1), 7)
+    line, complete = torch.tensor([0], dtype=torch.int32), torch.tensor([len(pages)], dtype=torch.int32)
+    kernels_of(device).verdicts(guard, table, line, complete, SAMPLES * TOPK, 0.9, out=out)
+    assert out.item() == trips
 
 
-def test_a_prefix_without_records_is_scored_exactly_and_counted() -> None:
-    context = Context(Shortlist(6 * PAGE), integers=False)
-    context.run(1, [8 * PAGE])
-    context.scorer.forget()
-    found = context.forward(1, 8 * PAGE, LENGTH)
-    rows = Rows.of([1], [LENGTH], [LENGTH - 8 * PAGE], LENGTH - 8 * PAGE)
-    past = slice(8 * PAGE, LENGTH)
-    exact = context.selector(
-        lambda part: (context.q[past][part], context.gates[past][part]), context.keys, context.table, rows
-    )
-    assert torch.equal(found, exact)
-    assert context.scorer.work.invalid == 1
+def test_known_selections_stay_and_leave_the_same_samples(device: str) -> None:
+    context = Context(device, guard=Guard(0.0, 8))
+    one = context.place()
+    context.forward((one, 0, 7 * PAGE))
+    context.forward((one, 7 * PAGE, LENGTH))
+    shared = torch.cat((one[:7], context.place(avoid=one)[7:]))
+    span = (shared, 7 * PAGE, LENGTH)
+    context.write(*span)
+    context.lay_out([span])
+    inputs, rows = context.inputs([span]), context.two_level.work.rows
+    out = torch.full((len(inputs.lengths), TOPK), 3, dtype=torch.int32)
+    context.two_level.select(LAYER, inputs, Terms("positions", inputs.page_table), out, known={0})
+    assert (out == 3).all()
+    assert context.two_level.work.rows == rows
+    records = context.records.guard[1]
+    assert torch.equal(records[shared.long()], records[one.long()])
+    assert records[one.long()].sum() > 0
 
 
-def test_known_selections_are_taken_and_leave_the_same_records() -> None:
-    context = Context(Shortlist(6 * PAGE), Guard(0.0, 8))
-    whole = context.run(1, [LENGTH])
-    first = 9 * PAGE
-    context.place(2, avoid=1)
-    context.table[2, :first] = context.table[1, :first]
-    known = torch.ones(LENGTH - first, dtype=torch.bool)
-    given = Given(whole[first:].clone(), known, ~known, torch.zeros(LENGTH - first))
-    before = context.scorer.work.rows
-    assert torch.equal(context.forward(2, first, LENGTH, given), whole[first:])
-    assert context.scorer.work.rows == before
-    one, two = (context.table[r, first:LENGTH:PAGE].long() // PAGE for r in (1, 2))
-    for name in ("summaries", "digest", "guard", "filled"):
-        record = getattr(context.pages, name)[1]
-        assert torch.equal(record[one], record[two]), name
+def test_forgetting_makes_summaries_anew(device: str) -> None:
+    context = Context(device)
+    table = context.place()
+    context.forward((table, 0, 8 * PAGE))
+    assert int(context.records.has_summary.sum()) > 0
+    context.two_level.forget()
+    assert int(context.records.has_summary.sum()) == int(context.records.guard.sum()) == 0
+    assert torch.equal(context.forward((table, 8 * PAGE, LENGTH)), context.defined()[8 * PAGE :])
+    context.two_level.refresh()
+    assert context.records.valid_pages == 0  # layer 2 never ran
+
+
+def test_rows_whose_lists_save_too_little_are_scored_exactly(device: str) -> None:
+    context = Context(device)
+    start, end = 8 * PAGE, LENGTH
+    saved = sum(position - SHORT.pages(position // PAGE, TOPK) * PAGE for position in range(start, end))
+    for least, lists in ((saved + PAGE * (end - start), False), (saved - PAGE * (end - start), True)):
+        context.two_level = TwoLevel(context.records, context.kernels, SHORT, NEVER, TOPK, least)
+        table = context.place()
+        context.forward((table, 0, start))
+        context.lay_out([(table, start, end)])
+        assert context.two_level.shortlists(LAYER) == lists
+        if not lists:
+            selection = context.forward((table, start, end))
+            assert torch.equal(selection, context.exact(torch.arange(start, end)))
+            work = context.two_level.work
+            before = work.exact_rows, work.exact_keys
+            context.two_level.count_exact()
+            assert work.exact_rows - before[0] == end - start
+            assert work.exact_keys - before[1] == sum(range(start + 1, end + 1))

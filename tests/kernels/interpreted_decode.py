@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_indexcache.indexer.two_level import Guard
+from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.kernels.score_select.reference import pack, score_select
 from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, reference, unpack_summary
 from sgl_indexcache.kernels.shortlist.decode import Judgement, Records, select_decoded

@@ -254,13 +254,13 @@ class Simulation:
         store.lay_out(index, length)
         margins = [1.0 if self.draw.random() < self.settled else 0.1 for _ in places]
         for layer in LAYERS:
-            given = store.given(layer)
+            given = store.known_rows(layer)
             if given is None:
                 continue
             for row, (request, position) in enumerate(places):
                 tokens = request.tokens if extra is None else request.tokens + array("q", [extra])
                 truth = selection(request.extra_key, tuple(tokens[: position + 1]), self.weights, layer)
-                if given.known[row]:
+                if given.settled[row]:
                     assert given.selection[row].tolist() == truth, "a selection of other tokens was served"
                     self.served["known"] += 1
                 else:

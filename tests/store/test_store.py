@@ -186,7 +186,7 @@ def test_another_pattern_starts_afresh() -> None:
     assert store.fits(8)
     assert not store.fits(9)
     store.lay_out(torch.tensor([1]), torch.tensor([5]))
-    assert store.given(3) is None
+    assert store.known_rows(3) is None
 
 
 def test_tails_travel_with_their_part_of_a_split_node() -> None:

@@ -21,8 +21,8 @@ def build(model_runner: Any, pattern: Any, settings: Any, device: str) -> Any:
 
     from sgl_indexcache.attention.cpu import IndexCacheCpuBackend
     from sgl_indexcache.attention.snapshots import Snapshots
-    from sgl_indexcache.indexer.forms import Terms
-    from sgl_indexcache.indexer.project import project_key
+    from sgl_indexcache.indexer.cpu.project import project_key
+    from sgl_indexcache.selection import Terms
     from sgl_indexcache.store import Pool, TwinStore
 
     topk, full = model_runner.model_config.hf_text_config.index_topk, pattern.full_layers

@@ -35,6 +35,8 @@ store: {{enabled: true, snapshot_mib: 8}}
 FLAGS = [
     *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"),
     *("--max-running-requests", "4", "--log-level", "warning", "--skip-server-warmup", "--enable-metrics"),
+    # The guard judges a context before a forward: by its samples in an earlier one.
+    *("--chunked-prefill-size", "768"),
 ]
 PROMPT = Random(5).choices(range(256), k=1000)
 SGLANG_LABELS = {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"}

@@ -31,11 +31,11 @@ def value(found: Readings, metric: names.Metric, *labels: str) -> float:
 
 
 def backend(**fields: Any) -> Any:
-    return SimpleNamespace(**fields)
+    return SimpleNamespace(**{"work": IndexerWork(), "kernels": {}, "two_level": None, **fields})
 
 
 def test_every_family_is_there_whatever_is_off() -> None:
-    for sources in ({}, {"backend": backend(work=IndexerWork())}, {"backend": backend()}):
+    for sources in ({}, {"backend": backend()}, {"backend": backend(two_level=two_level())}):
         found = read(**sources)
         without = {names.KERNEL_INFO}
         assert {metric for metric, _ in found} == set(names.CATALOGUE) - without
@@ -69,11 +69,9 @@ def test_exact_scoring() -> None:
 
 
 def two_level() -> Any:
-    work = TwoLevelWork(
-        rows=6, exact_rows=4, exact_keys=50, keys_seen=200, keys_scored=120, summaries_scored=9, invalid=1
-    )
+    work = TwoLevelWork(rows=6, exact_rows=4, exact_keys=50, keys_seen=200, keys_scored=120, summaries_scored=9)
     work.layers[0] = LayerRecall(rows=2, wanted=64, found=60, fallbacks=3)
-    return SimpleNamespace(work=work, pages=SimpleNamespace(used_bytes=1000, valid_pages=7, pages=10))
+    return SimpleNamespace(work=work, records=SimpleNamespace(used_bytes=1000, valid_pages=7, pages=10))
 
 
 def test_two_level_scoring() -> None:
@@ -91,7 +89,6 @@ def test_two_level_scoring() -> None:
     assert value(found, names.RECALL_POSITIONS, "0", "missed") == 4
     assert value(found, names.RECALL_POSITIONS, "2", "found") == 0
     assert value(found, names.FALLBACKS, "recall") == 3
-    assert value(found, names.FALLBACKS, "invalid") == 1
     assert value(found, names.RECALL_FLOOR) == 0.9
     assert value(found, names.STORE_PAGES_VALID) == 7
     assert value(found, names.STORE_BYTES, "pages") == 1000
@@ -259,14 +256,11 @@ def test_fallbacks_become_events() -> None:
     events.connect(emitted.append)
     try:
         telemetry.step()
-        assert emitted == [
-            Fallback(layer=0, reason="recall", turns=3),
-            Fallback(layer=-1, reason="invalid", turns=1),
-        ]
+        assert emitted == [Fallback(layer=0, reason="recall", turns=3)]
         work.work.layers[2].fallbacks += 2
         clock.now = 1.0
         telemetry.step()
-        assert emitted[2:] == [Fallback(layer=2, reason="recall", turns=2)]
+        assert emitted[1:] == [Fallback(layer=2, reason="recall", turns=2)]
     finally:
         events.connect(None)
     assert isinstance(work.work.layers, defaultdict)

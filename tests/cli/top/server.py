@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from sgl_indexcache.pattern import Pattern
@@ -45,10 +46,12 @@ class Server:
         }
 
     def info(self) -> dict[str, Any]:
-        pages = type("Pages", (), {"used_bytes": 4096, "valid_pages": 7, "pages": 10})
-        backend = type("Backend", (), {"work": self.work, "two_level": type("T", (), {"work": self.two_level})})
-        backend.two_level.pages = pages  # type: ignore[attr-defined]
-        backend.kernels = {("prefill", "indexer"): "ours", ("decode", "indexer"): "sglang"}  # type: ignore[attr-defined]
+        records = SimpleNamespace(used_bytes=4096, valid_pages=7, pages=10)
+        backend = SimpleNamespace(
+            work=self.work,
+            two_level=SimpleNamespace(work=self.two_level, records=records),
+            kernels={("prefill", "indexer"): "ours", ("decode", "indexer"): "sglang"},
+        )
         store = type("S", (), {"snapshot": lambda _: {"held": 3, "live": 1, "free": 4, "lookups": 4, "hits": 3}})()
         found = Sources(backend=backend, pattern=Pattern(PATTERN), store=store, recall_floor=0.9)
         state = {

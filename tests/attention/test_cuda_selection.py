@@ -10,7 +10,8 @@ from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sgl_indexcache.attention.choice import Chooser, Table
-from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
+from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
+from sgl_indexcache.attention.cuda_selection import Call
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
 from sgl_indexcache.settings import Kernels
@@ -56,11 +57,11 @@ def reference_score_select(
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch, backend: IndexCacheHopperBackend) -> IndexCacheHopperBackend:
+def kernel(monkeypatch: pytest.MonkeyPatch, backend: IndexCacheCudaBackend) -> IndexCacheCudaBackend:
     module = ModuleType("sgl_indexcache.kernels.score_select")
     module.score_select = reference_score_select  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sgl_indexcache.kernels.score_select", module)
-    backend.chooser = Chooser(
+    backend.selection.chooser = Chooser(
         Kernels(indexer="ours"), 4, HEADS, "bf16", hopper=True, ours=True, table=Table("test", "test", (), ())
     )
     monkeypatch.setattr(runtime.current, "backend", backend)
@@ -108,7 +109,7 @@ def never(*arguments: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_prefill_selects_in_place_in_the_form_that_is_asked_for(kernel: IndexCacheHopperBackend) -> None:
+def test_prefill_selects_in_place_in_the_form_that_is_asked_for(kernel: IndexCacheCudaBackend) -> None:
     torch.manual_seed(0)
     indexer = FakeIndexer(packed_keys(6))
     queries, gates = torch.randn(5, HEADS, 128).to(torch.float8_e4m3fn), torch.rand(7, HEADS, 1)
@@ -135,7 +136,7 @@ def test_prefill_selects_in_place_in_the_form_that_is_asked_for(kernel: IndexCac
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_decode_has_one_row_a_request(kernel: IndexCacheHopperBackend) -> None:
+def test_decode_has_one_row_a_request(kernel: IndexCacheCudaBackend) -> None:
     torch.manual_seed(1)
     indexer = FakeIndexer(packed_keys(6))
     queries, gates = torch.randn(2, HEADS, 128).to(torch.float8_e4m3fn), torch.rand(2, HEADS, 1)
@@ -149,16 +150,16 @@ def test_decode_has_one_row_a_request(kernel: IndexCacheHopperBackend) -> None:
 
 @pytest.mark.usefixtures("no_pool")
 @pytest.mark.parametrize("unfused", [False, True])
-def test_decode_steps_of_enough_rows_have_lists(kernel: IndexCacheHopperBackend, unfused: bool) -> None:
-    given: list[tuple[int, list[int], bool]] = []
+def test_decode_steps_of_enough_rows_have_lists(kernel: IndexCacheCudaBackend, unfused: bool) -> None:
+    listed: list[tuple[int, list[int], bool]] = []
 
     def list_them(layer: int, inputs: Any, *, slots: bool, out: torch.Tensor) -> None:
-        assert inputs.gates.shape == (len(inputs.lengths), HEADS)
-        given.append((layer, inputs.lengths.tolist(), slots))
+        assert inputs.queries(slice(None))[1].shape == (len(inputs.lengths), HEADS)
+        listed.append((layer, inputs.lengths.tolist(), slots))
         out.fill_(3)
 
-    kernel.two_level = SimpleNamespace(  # type: ignore[assignment]
-        decode=SimpleNamespace(serves=lambda rows: rows > 1, select=list_them)
+    kernel.selection.decode_lists = SimpleNamespace(  # type: ignore[assignment]
+        serves=lambda rows: rows > 1, select=list_them
     )
     indexer, mode = FakeIndexer(packed_keys(6)), SimpleNamespace(forward_mode=ForwardMode.DECODE)
     for rows in (1, 2):
@@ -167,10 +168,85 @@ def test_decode_steps_of_enough_rows_have_lists(kernel: IndexCacheHopperBackend,
         out = cuda_indexer._paged(never, indexer, mode, 5, queries, gates, asked)
         assert bool((out == 3).all()) is (rows == 2)
         assert kernel.kernels["decode", "indexer"] == ("ours", "two_level")[rows - 1]
-    assert given == [(5, [100, 70], not unfused)]
+    assert listed == [(5, [100, 70], not unfused)]
 
 
-def test_sglangs_paged_kernel_gets_as_many_heads_as_it_takes(backend: IndexCacheHopperBackend) -> None:
+def call(original: Any, layer: int = 0, out: torch.Tensor | None = None) -> Call:
+    queries, gates = torch.zeros(3, HEADS, 128).to(torch.float8_e4m3fn), torch.zeros(3, HEADS)
+    asked = metadata(TopkTransformMethod.PAGED, [100, 101, 5], [0, 0, 1])
+    return Call(layer, FakeIndexer(packed_keys(6)), queries, gates, lambda: torch.zeros(1), asked, out, original)
+
+
+class FakeTwoLevel:
+    def __init__(self, calls: list[str], lists: bool, shortlists: bool) -> None:
+        self.calls, self.lists, self._shortlists = calls, lists, shortlists
+
+    def shortlists(self, layer: int) -> bool:
+        return self._shortlists
+
+    def select(self, layer: int, inputs: Any, terms: Any, out: torch.Tensor) -> None:
+        self.calls.append(f"select {terms.form}")
+
+    def watch(self, layer: int, inputs: Any) -> None:
+        self.calls.append("watch")
+
+    def count_exact(self) -> None:
+        self.calls.append("count")
+
+
+class FakeSnapshots:
+    def __init__(self, calls: list[str], reads: bool) -> None:
+        self.calls, self.reads, self.writes = calls, reads, not reads
+
+    def read(self, layer: int, terms: Any, out: torch.Tensor) -> torch.Tensor:
+        self.calls.append("read")
+        return out
+
+    def write(self, layer: int, terms: Any, selection: torch.Tensor) -> None:
+        self.calls.append("write")
+
+
+@pytest.mark.parametrize(("lists", "shortlists"), [(True, True), (True, False), (False, False), (None, None)])
+@pytest.mark.parametrize("reads", [None, True, False], ids=["no-store", "reads", "writes"])
+def test_every_way_of_a_prefill(
+    lists: bool | None, shortlists: bool | None, reads: bool | None, backend: IndexCacheCudaBackend
+) -> None:
+    """Known selections are read whatever else is on; lists come before exact kernels; what was scored is written."""
+    calls: list[str] = []
+    if lists is not None:
+        backend.selection.two_level = FakeTwoLevel(calls, lists, bool(shortlists))  # type: ignore[assignment]
+    if reads is not None:
+        backend.selection.snapshots = FakeSnapshots(calls, reads)  # type: ignore[assignment]
+
+    def sglangs(out: torch.Tensor | None) -> torch.Tensor:
+        calls.append("sglang")
+        assert out is None
+        return torch.ones(1)
+
+    decision = backend.selection.decide_prefill(0, 3)
+    selection = backend.select_prefill(call(sglangs))
+    watched = ["watch"] if lists else []
+    if reads:
+        assert decision.way == "known"
+        assert calls == [*watched, "read"]
+    elif shortlists:
+        assert decision.way == "listed"
+        assert calls == ["select slots", *(["write"] if reads is False else [])]
+        assert selection.shape == (3, K)
+    else:
+        assert decision.way == "sglang"
+        counted = [] if lists is None else ["count"]
+        assert calls == [*watched, *counted, "sglang", *(["write"] if reads is False else [])]
+    if not reads:
+        assert backend.kernels["prefill", "indexer"] == ("two_level" if shortlists else "sglang")
+
+
+def test_a_decode_step_that_was_not_chosen_for_is_sglangs(backend: IndexCacheCudaBackend) -> None:
+    assert backend.selection.decide_decode(3).way == "sglang"
+    assert backend.select_decode(call(lambda out: torch.full((1,), 5))).item() == 5
+
+
+def test_sglangs_paged_kernel_gets_as_many_heads_as_it_takes(backend: IndexCacheCudaBackend) -> None:
     queries, gates = torch.randn(3, 16, 128).to(torch.float8_e4m3fn), torch.rand(3, 16, 1)
 
     def original(indexer: Any, batch: Any, layer: int, q: torch.Tensor, w: torch.Tensor, metadata: Any) -> Any:

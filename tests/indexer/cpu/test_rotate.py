@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sgl_indexcache.indexer.project import rotate_
+from sgl_indexcache.indexer.cpu.project import rotate_
 
 ROPE, HEADS, TOKENS, POSITIONS = 64, 5, 40, 256
 

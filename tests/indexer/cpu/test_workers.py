@@ -7,12 +7,12 @@ from contextvars import ContextVar
 import pytest
 import torch
 
-from sgl_indexcache.indexer import exact
-from sgl_indexcache.indexer.exact import Given, Selector
-from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.indexer.workers import share
+from sgl_indexcache.indexer.cpu import exact
+from sgl_indexcache.indexer.cpu.exact import Selector
+from sgl_indexcache.indexer.cpu.workers import share
 from sgl_indexcache.kernels.score.reference import takes_onednn
 from sgl_indexcache.kernels.select import select
+from sgl_indexcache.selection import KnownRows, Rows
 
 HEADS, DIM, TOPK = 32, 128, 24
 USUAL = 2
@@ -51,7 +51,9 @@ def test_results_do_not_depend_on_the_number_of_threads(
         scored.clear()
         mask = torch.zeros(1403, dtype=torch.bool)
         mask[known] = True
-        given = Given(torch.full((1403, TOPK), -1, dtype=torch.int32), mask, torch.ones_like(mask), torch.zeros(1403))
+        given = KnownRows(
+            torch.full((1403, TOPK), -1, dtype=torch.int32), mask, torch.ones_like(mask), torch.zeros(1403)
+        )
         with torch.inference_mode():
             found = Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
         assert torch.get_num_threads() == threads

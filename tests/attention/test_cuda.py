@@ -9,10 +9,9 @@ from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sgl_indexcache.attention.choice import Chooser
-from sgl_indexcache.attention.hopper import IndexCacheHopperBackend, _fa3_takes
+from sgl_indexcache.attention.cuda import IndexCacheCudaBackend, _fa3_takes
 from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.settings import Kernels
-from sgl_indexcache.sglang_port import cuda_indexer, runtime
 
 # Those of conftest.py.
 K, HEADS = 8, 2
@@ -24,18 +23,18 @@ def batch(mode: ForwardMode, lengths: list[int], new: list[int] | None = None, *
     return SimpleNamespace(forward_mode=mode, **{**fields, **more})
 
 
-def attend(backend: IndexCacheHopperBackend) -> str:
+def attend(backend: IndexCacheCudaBackend) -> str:
     return backend._forward_fa3(q_nope=None, q_rope=None, kv_cache=None, page_table=None, sm_scale=1.0)  # type: ignore[no-any-return]
 
 
-def test_decode_takes_the_measured_winner_and_plans_it_once_a_forward(backend: IndexCacheHopperBackend) -> None:
+def test_decode_takes_the_measured_winner_and_plans_it_once_a_forward(backend: IndexCacheCudaBackend) -> None:
     backend.init_forward_metadata(batch(ForwardMode.DECODE, [5, 100]))
     assert backend._schedules["decode"].plans == [[5, K]]  # type: ignore[attr-defined]
     assert backend.dsa_decode_impl == "fa3", "SGLang's FA3 branch leads to FlashInfer"
     assert attend(backend) == "flashinfer"
 
 
-def test_prefill_that_was_not_measured_is_sglangs(backend: IndexCacheHopperBackend) -> None:
+def test_prefill_that_was_not_measured_is_sglangs(backend: IndexCacheCudaBackend) -> None:
     backend.init_forward_metadata(batch(ForwardMode.DECODE, [5]))
     backend.init_forward_metadata(batch(ForwardMode.EXTEND, [20, 3], [4, 3]))
     assert backend.dsa_prefill_impl == "flashmla_sparse"
@@ -43,7 +42,7 @@ def test_prefill_that_was_not_measured_is_sglangs(backend: IndexCacheHopperBacke
 
 
 @pytest.mark.parametrize(("name", "sglangs"), [("flashinfer", "fa3"), ("fa3", "fa3"), ("flashmla", "flashmla_sparse")])
-def test_a_consumer_that_was_asked_for(backend: IndexCacheHopperBackend, name: Any, sglangs: str) -> None:
+def test_a_consumer_that_was_asked_for(backend: IndexCacheCudaBackend, name: Any, sglangs: str) -> None:
     backend.chooser = Chooser(
         Kernels(prefill=name), 4, HEADS, "bf16", hopper=True, ours=False, table=backend.chooser.table
     )
@@ -54,7 +53,7 @@ def test_a_consumer_that_was_asked_for(backend: IndexCacheHopperBackend, name: A
     assert plans == ([[K] * 5] if name == "flashinfer" else [])
 
 
-def test_a_graph_is_planned_at_capture_and_at_replay_with_its_padding(backend: IndexCacheHopperBackend) -> None:
+def test_a_graph_is_planned_at_capture_and_at_replay_with_its_padding(backend: IndexCacheCudaBackend) -> None:
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [1, 1]), in_capture=True)
     assert backend.work.snapshot()["full_rows"] == 0, "nobody asked for a capture's rows"
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [7, 50, 1, 1], num_padding=2))
@@ -63,7 +62,7 @@ def test_a_graph_is_planned_at_capture_and_at_replay_with_its_padding(backend: I
     assert (backend.work.shared_rows, backend.work.shared_keys) == (6, 171)
 
 
-def test_work_of_prefill_is_counted_where_it_is_scored(backend: IndexCacheHopperBackend) -> None:
+def test_work_of_prefill_is_counted_where_it_is_scored(backend: IndexCacheCudaBackend) -> None:
     backend.init_forward_metadata(batch(ForwardMode.EXTEND, [K], [K]))
     assert backend.work.full_rows == 0, "every key is selected without a score"
     backend.init_forward_metadata(batch(ForwardMode.EXTEND, [12], [12], rids=None))
@@ -73,7 +72,7 @@ def test_work_of_prefill_is_counted_where_it_is_scored(backend: IndexCacheHopper
 
 
 def test_dense_prefill_only_where_fa3_has_kernels(
-    backend: IndexCacheHopperBackend, monkeypatch: pytest.MonkeyPatch
+    backend: IndexCacheCudaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dense(self: Any, forward_batch: Any = None) -> None:
         self.use_mha = True
@@ -94,77 +93,47 @@ class FakeTwoLevel:
     def __init__(self) -> None:
         self.taken: list[tuple[list[int], list[int]]] = []
         self.begun: list[Any] = []
-        self.pages = SimpleNamespace(take=lambda at, slots: self.taken.append((at.tolist(), slots.tolist())))
+        self.records = SimpleNamespace(take=lambda at, slots: self.taken.append((at.tolist(), slots.tolist())))
         self.counted: list[list[int]] = []
         self.work = None
-        self.decode = SimpleNamespace(
+        self.lists = SimpleNamespace(
             serves=lambda rows: rows > 1, count=lambda lengths, work: self.counted.append(lengths.tolist())
         )
 
     def clear(self) -> None:
         self.begun.append(None)
 
-    def begin(self, lengths: list[int], new: list[int], page_table: Any, *, asked: bool) -> None:
-        self.begun.append((lengths, new, asked))
+    def begin(self, lengths: list[int], new: list[int], page_table: Any, *, is_request: bool) -> None:
+        self.begun.append((lengths, new, is_request))
 
 
-def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCacheHopperBackend) -> None:
-    told = FakeTwoLevel()
-    backend.two_level = told  # type: ignore[assignment]
+def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCacheCudaBackend) -> None:
+    two_level = FakeTwoLevel()
+    backend.selection.two_level = two_level  # type: ignore[assignment]
+    backend.selection.decode_lists = two_level.lists  # type: ignore[assignment]
     backend.forward_metadata = SimpleNamespace(real_page_table=None)
     positions, slots = torch.tensor([126, 127, 128, 0, 0]), torch.tensor([190, 191, 640, 0, 0])
     prefill = batch(ForwardMode.EXTEND, [129], [3], positions=positions, out_cache_loc=slots)
     backend.init_forward_metadata(prefill)
-    assert told.taken == [([126, 127, 128], [190, 191, 640])], "rows of padding come last and are left out"
-    assert told.begun == [None, ([129], [3], True)]
+    assert two_level.taken == [([126, 127, 128], [190, 191, 640])], "rows of padding come last and are left out"
+    assert two_level.begun == [None, ([129], [3], True)]
     backend.use_mha = True
     backend.init_forward_metadata(prefill)
-    assert told.begun[2:] == [None], "dense prefill selects nothing, but takes pages"
-    assert len(told.taken) == 2
+    assert two_level.begun[2:] == [None], "dense prefill selects nothing, but takes pages"
+    assert len(two_level.taken) == 2
     backend.use_mha = False
     for graph in (False, True):
         call = backend.init_forward_metadata_out_graph if graph else backend.init_forward_metadata
         call(batch(ForwardMode.DECODE, [130, 64], out_cache_loc=torch.tensor([641, 127]), num_padding=0))
-        assert len(told.taken) == 2 + graph, "no page begins"
+        assert len(two_level.taken) == 2 + graph, "no page begins"
         call(batch(ForwardMode.DECODE, [131, 65], out_cache_loc=torch.tensor([642, 704]), num_padding=0))
-        assert told.taken[-1] == ([130, 64], [642, 704])
-    assert told.begun[3:] == [None] * 4
-    assert told.counted == [[130, 64], [131, 65]] * 2
+        assert two_level.taken[-1] == ([130, 64], [642, 704])
+    assert two_level.begun[3:] == [None] * 4
+    assert two_level.counted == [[130, 64], [131, 65]] * 2
     call(batch(ForwardMode.DECODE, [7, 9, 1], out_cache_loc=torch.tensor([1, 1, 0]), num_padding=1))
-    assert told.counted[4:] == [[7, 9]], "padding is not counted"
+    assert two_level.counted[4:] == [[7, 9]], "padding is not counted"
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [1]), in_capture=True)
-    assert len(told.taken) == 5, "a capture writes nothing"
-
-
-@pytest.mark.parametrize(("lists", "shortlists"), [(True, True), (True, False), (False, False)])
-def test_a_prefill_is_shortlisted_watched_or_left_alone(
-    lists: bool, shortlists: bool, backend: IndexCacheHopperBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    backend.two_level = SimpleNamespace(  # type: ignore[assignment]
-        lists=lists,
-        shortlists=lambda layer: shortlists,
-        select=lambda layer, given, *, form, offsets, out: calls.append(f"select {form}"),
-        watch=lambda layer, given: calls.append("watch"),
-        count_exact=lambda: calls.append("count"),
-    )
-    monkeypatch.setattr(runtime.current, "backend", backend)
-    monkeypatch.setattr(cuda_indexer, "_index_k", lambda indexer, layer: torch.zeros(1))
-    monkeypatch.setattr(IndexCacheHopperBackend, "inputs", lambda self, *arguments: "inputs")
-    monkeypatch.setattr(
-        IndexCacheHopperBackend, "terms", staticmethod(lambda metadata: SimpleNamespace(form="slots", offsets=None))
-    )
-
-    def sglangs(*arguments: Any) -> str:
-        calls.append("sglang")
-        return "theirs"
-
-    out = torch.zeros(3, K)
-    found = cuda_indexer._ragged(sglangs, None, False, None, 0, torch.zeros(3, 2, 4), None, None, out)
-    expected = ["select slots"] if shortlists else [*(["watch"] if lists else []), "count", "sglang"]
-    assert calls == expected
-    assert found is out if shortlists else found == "theirs"
-    assert backend.kernels["prefill", "indexer"] == ("two_level" if shortlists else "sglang")
+    assert len(two_level.taken) == 5, "a capture writes nothing"
 
 
 @pytest.mark.parametrize(("lengths", "new"), [([5], [5]), ([5, 9], [2, 1]), ([], [])])

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from sgl_indexcache.indexer import exact
-from sgl_indexcache.indexer.exact import KEYS_ALIGNED, LEAST_PRODUCTS, Given, Selector, margin
-from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.indexer.cpu import exact
+from sgl_indexcache.indexer.cpu.exact import KEYS_ALIGNED, LEAST_PRODUCTS, Selector, margin
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
+from sgl_indexcache.selection import KnownRows, Rows
 
 HEADS, DIM, TOPK = 16, 32, 24
 
 
-def given_of(rows: int, known: list[int]) -> Given:
+def known_rows(rows: int, known: list[int]) -> KnownRows:
     mask = torch.zeros(rows, dtype=torch.bool)
     mask[known] = True
-    return Given(
+    return KnownRows(
         selection=torch.full((rows, TOPK), -1, dtype=torch.int32),
-        known=mask,
+        settled=mask,
         watched=torch.ones(rows, dtype=torch.bool),
         margin=torch.zeros(rows),
     )
@@ -46,7 +46,7 @@ def test_known_rows_are_left_out_and_the_others_are_as_without(known: list[int],
     selector = Selector(TOPK)
     plain = selector(queries, keys, table, rows)
     every = len(asked)
-    given = given_of(333, known)
+    given = known_rows(333, known)
     marks = torch.full((TOPK,), 7, dtype=torch.int32)
     given.selection[known] = marks
     found = selector(queries, keys, table, rows, given)
@@ -54,22 +54,22 @@ def test_known_rows_are_left_out_and_the_others_are_as_without(known: list[int],
     rest = torch.ones(333, dtype=torch.bool)
     rest[known] = False
     assert torch.equal(found[rest], plain[rest])
-    left = given.known.clone()
+    left = given.settled.clone()
     left[:TOPK] &= False  # rows that see no more than they select are not scored in either case
     assert (found[left & (rows.length > TOPK)] == 7).all()
-    assert set(given.known.nonzero().squeeze(1).tolist()) <= set(known)
+    assert set(given.settled.nonzero().squeeze(1).tolist()) <= set(known)
     if known == list(range(300)):
         assert len(asked) - every < every
 
 
 def test_a_tile_with_few_rows_left_is_scored_whole(problem: tuple) -> None:
     rows, q, gates, keys, table = problem
-    given = given_of(333, [row for row in range(100, 300) if row != 222])
+    given = known_rows(333, [row for row in range(100, 300) if row != 222])
     Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
-    around = given.known[200:250]
+    around = given.settled[200:250]
     assert HEADS < LEAST_PRODUCTS
     assert not around.all()
-    assert int((~given.known[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
+    assert int((~given.settled[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
 
 
 @pytest.mark.parametrize("keys", [KEYS_ALIGNED, 3 * KEYS_ALIGNED, 256])
@@ -99,7 +99,7 @@ def test_scores_are_those_without_given_to_the_bit(problem: tuple, monkeypatch: 
     Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows)
     plain = dict(scored)
     scored.clear()
-    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given_of(333, [*range(0, 300, 3)]))
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, known_rows(333, [*range(0, 300, 3)]))
     # Longer than any other request: rows of the first one, of which every third is known.
     long = [length for length in scored if length > 100]
     assert len(long) >= 200
@@ -117,7 +117,7 @@ def test_margin() -> None:
 
 def test_margins_are_those_of_the_scores(problem: tuple) -> None:
     rows, q, gates, keys, table = problem
-    given = given_of(333, [])
+    given = known_rows(333, [])
     Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
     assert (given.margin[301:325] == float("inf")).all()
     row = 250

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer import samples, two_level_cuda, warm_up
-from sgl_indexcache.indexer.inputs import Inputs
+from sgl_indexcache.indexer.cuda import warm_up
+from sgl_indexcache.indexer.cuda.two_level import CudaKernels
+from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.indexer.two_level import Guard
-from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+from sgl_indexcache.indexer.two_level import TwoLevel
 from sgl_indexcache.kernels import score_select as op
 from sgl_indexcache.kernels.score_select.reference import pack
 from sgl_indexcache.kernels.shortlist import PAGE, api, reference
-from sgl_indexcache.store.device_pages import DevicePages
+from sgl_indexcache.selection import Inputs, TensorQueries, Terms
+from sgl_indexcache.store.page_records import PageRecords
 
 HEADS, DIM, TOPK, CONTEXT, POOL = 4, 32, 48, 3000, 4
 INDEXER = SimpleNamespace(num_init_tokens=0, num_local_tokens=0)
@@ -44,14 +45,14 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
 
     monkeypatch.setattr(op, "score_select", score_select)
     monkeypatch.setattr(api, "score_select", score_select)
-    monkeypatch.setattr(two_level_cuda, "summarise", reference.summarise)
-    monkeypatch.setattr(two_level_cuda, "verdicts", reference.verdicts)
-    monkeypatch.setattr(samples, "judge", reference.judge)
+    for name in ("summarise", "verdicts", "judge"):
+        monkeypatch.setattr(CudaKernels, name, staticmethod(getattr(reference, name)))
     return found
 
 
-def two_level(shortlist: Shortlist) -> TwoLevelCuda:
-    return TwoLevelCuda(DevicePages([3, 5], POOL, DIM, "cpu"), shortlist, Guard(0.9, 16), TOPK, 1 << 20)
+def two_level(shortlist: Shortlist) -> TwoLevel:
+    records = PageRecords([3, 5], POOL, DIM, "cpu")
+    return TwoLevel(records, CudaKernels(TOPK, 1 << 20), shortlist, Guard(0.9, 16), TOPK)
 
 
 INDEX_K = pack(torch.zeros(POOL, PAGE, DIM).to(torch.float8_e4m3fn), torch.ones(POOL, PAGE))
@@ -71,18 +72,17 @@ def test_prefills_launch_what_has_been_launched(launches: set[Launch], size: int
         rows = sum(new)
         table = torch.zeros(2, -(-max(lengths) // PAGE), dtype=torch.int32)
         seen = [torch.arange(length - some + 1, length + 1) for length, some in zip(lengths, new, strict=True)]
-        given = Inputs(
-            indexer=INDEXER,
-            queries=torch.zeros(rows, HEADS, DIM).to(torch.float8_e4m3fn),
-            gates=torch.zeros(rows, HEADS),
+        queries = torch.zeros(rows, HEADS, DIM).to(torch.float8_e4m3fn)
+        inputs = Inputs(
+            queries=TensorQueries(queries, torch.zeros(rows, HEADS)),
             index_k=INDEX_K,
             page_table=table,
             request=torch.arange(2).repeat_interleave(torch.tensor(new)).int(),
             lengths=torch.cat(seen).int(),
         )
-        it.begin(lengths, new, table, asked=True)
+        it.begin(lengths, new, table, is_request=True)
         if it.shortlists(3):
-            it.select(3, given, form="slots", offsets=None, out=torch.empty(rows, TOPK, dtype=torch.int32))
+            it.select(3, inputs, Terms("slots", table), torch.empty(rows, TOPK, dtype=torch.int32))
     assert launches
     assert launches <= known
 
@@ -91,8 +91,8 @@ def test_records_and_counters_are_those_of_a_fresh_start(launches: set[Launch]) 
     it, fresh = two_level(Shortlist(5 * PAGE)), two_level(Shortlist(5 * PAGE))
     warm_up.warm_up(it, INDEXER, HEADS, INDEX_K, CONTEXT)
     assert launches
-    assert not it.pages.there.any()
-    assert not it.pages.guard.any()
+    assert not it.records.has_summary.any()
+    assert not it.records.guard.any()
     it.refresh()
     fresh.refresh()
     assert it.work == fresh.work

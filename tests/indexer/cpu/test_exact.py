@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer import exact
-from sgl_indexcache.indexer.exact import Queries, Selector
-from sgl_indexcache.indexer.rows import Rows
+from sgl_indexcache.indexer.cpu import exact
+from sgl_indexcache.indexer.cpu.exact import Queries, Selector
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
+from sgl_indexcache.selection import Rows
 
 HEADS, DIM, SLOTS = 4, 16, 400
 

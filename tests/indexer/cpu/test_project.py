@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer import project
+from sgl_indexcache.indexer.cpu import project
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 """Exact scoring: every key up to a row's position is scored, the k best are selected."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.indexer.workers import share
+from sgl_indexcache.indexer.cpu.workers import share
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
-
-Queries = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
-"""Index queries `[R, H, D]` and head gates `[R, H]` of a slice of R rows. Computed when they are needed: for all
-rows of a long prefill they would be the largest tensor of the forward."""
+from sgl_indexcache.selection import KnownRows, Queries, Rows
 
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
 # are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
@@ -29,43 +25,27 @@ LEAST_SCORES = 1 << 16
 # keep every thread busy. Measured with two.
 MOST_WORKERS = 4
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
-# (tests/indexer/test_given.py). A tile of which only a few rows are left to score is therefore scored whole.
+# (tests/indexer/test_known_rows.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
 # Scores are computed for whole groups of this many keys: where the products' rows are not aligned, MKL sums the heads
-# of a query in an order that depends on how many queries there are (tests/indexer/test_given.py).
+# of a query in an order that depends on how many queries there are (tests/indexer/test_known_rows.py).
 KEYS_ALIGNED = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Rows of a forward whose selections are known, and how firmly the others were decided.
+def measure(known: KnownRows, rows: slice | torch.Tensor, scores: torch.Tensor) -> None:
+    """Write the margins of the watched ones of R `rows`, whose selections stand and whose scores are [R, S].
 
-    selection  int32 [T, topk]  known rows hold their selection, the others -1; the selector fills them
-    known      bool [T]         the selector clears rows that it scored nevertheless
-    watched    bool [T]         rows whose margin is wanted
-    margin     float32 [T]      by how much the last selected score lies above the best left out, relative to the
-                                row's largest score; inf when nothing was left out, 0 where it was not measured
+    Columns that a row does not see hold -inf, as `select` leaves them.
     """
-
-    selection: torch.Tensor
-    known: torch.Tensor
-    watched: torch.Tensor
-    margin: torch.Tensor
-
-    def measure(self, rows: slice | torch.Tensor, scores: torch.Tensor) -> None:
-        """Write the margins of the watched ones of R `rows`, whose selections stand and whose scores are [R, S].
-
-        Columns that a row does not see hold -inf, as `select` leaves them.
-        """
-        watched = self.watched[rows].nonzero().squeeze(1)
-        if not watched.numel():
-            return
-        index = torch.arange(rows.start, rows.stop)[watched] if isinstance(rows, slice) else rows[watched]
-        self.margin[index] = margin(scores[watched], self.selection[index])
+    watched = known.watched[rows].nonzero().squeeze(1)
+    if not watched.numel():
+        return
+    index = torch.arange(rows.start, rows.stop)[watched] if isinstance(rows, slice) else rows[watched]
+    known.margin[index] = margin(scores[watched], known.selection[index])
 
 
 def margin(scores: torch.Tensor, selection: torch.Tensor) -> torch.Tensor:
-    """Margin float32 `[R]` of selections int32 [R, k] over scores [R, S]; see `Given`."""
+    """Margin float32 `[R]` of selections int32 [R, k] over scores [R, S]; see `KnownRows`."""
     picks = selection.long()
     chosen = scores.gather(1, picks.clamp(min=0))
     last = chosen.masked_fill(picks < 0, float("inf")).amin(1)
@@ -110,18 +90,18 @@ class Selector:
         keys: torch.Tensor,
         slot_table: torch.Tensor,
         rows: Rows,
-        given: Given | None = None,
+        known: KnownRows | None = None,
     ) -> torch.Tensor:
         """Selection int32 `[T, topk]` of a forward's rows, request-relative, ascending, -1 padded.
 
         keys [slots, D] is the layer's index-key cache, which holds this forward's keys already; slot_table
-        [requests, positions] maps positions to cache slots. Rows that are `given` are neither scored nor selected,
-        and leave the scores of the other rows as they are, to the bit.
+        [requests, positions] maps positions to cache slots. Rows that are settled in `known` are neither scored nor
+        selected, and leave the scores of the other rows as they are, to the bit.
         """
-        out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32) if given is None else given.selection
+        out = torch.full((rows.length.shape[0], self.topk), -1, dtype=torch.int32) if known is None else known.selection
         share(
-            self._slices(keys, slot_table, rows, out, given),
-            lambda: lambda part: self._fill(part, queries, out, given),
+            self._slices(keys, slot_table, rows, out, known),
+            lambda: lambda part: self._fill(part, queries, out, known),
             self._workers(rows),
         )
         return out
@@ -139,7 +119,7 @@ class Selector:
         return max(1, min(ROWS_PER_SLICE, self.scratch_bytes // (4 * _aligned(length))))
 
     def _slices(
-        self, keys: torch.Tensor, slot_table: torch.Tensor, rows: Rows, out: torch.Tensor, given: Given | None
+        self, keys: torch.Tensor, slot_table: torch.Tensor, rows: Rows, out: torch.Tensor, known: KnownRows | None
     ) -> Iterator[Slice]:
         """Fill the rows that see no more than they select; what is left to score, the longest of a request first."""
         for span in rows.spans:
@@ -150,9 +130,9 @@ class Selector:
                 seen = rows.length[first : first + start]
                 ramp = torch.arange(min(self.topk, span.length), dtype=torch.int32)
                 out[first : first + start, : ramp.numel()] = torch.where(ramp < seen.unsqueeze(1), ramp, -1)
-                if given is not None:
-                    given.margin[first : first + start] = float("inf")
-            if start == span.rows or (given is not None and bool(given.known[first + start : last].all())):
+                if known is not None:
+                    known.margin[first : first + start] = float("inf")
+            if start == span.rows or (known is not None and bool(known.settled[first + start : last].all())):
                 continue
             slots = slot_table[span.request, : span.length].long()
             more = slots[-1:].expand(_aligned(span.length) - span.length)
@@ -162,23 +142,23 @@ class Selector:
                 end = min(last, begin + step)
                 yield Slice(begin, end, rows.length[begin:end], past)
 
-    def _fill(self, part: Slice, queries: Queries, out: torch.Tensor, given: Given | None) -> None:
+    def _fill(self, part: Slice, queries: Queries, out: torch.Tensor, known: KnownRows | None) -> None:
         """Write the selections of a slice, and what is asked about them."""
         begin, end, lengths, past = part
-        if given is None or not given.known[begin:end].any():
+        if known is None or not known.settled[begin:end].any():
             scores = self._scores(*queries(slice(begin, end)), past, lengths)
             out[begin:end] = select(scores, lengths, self.topk)
-            if given is not None:
-                given.measure(slice(begin, end), scores)
-        elif not given.known[begin:end].all():
-            # All rows are projected, so that the products have the shape that they have without `given`.
+            if known is not None:
+                measure(known, slice(begin, end), scores)
+        elif not known.settled[begin:end].all():
+            # All rows are projected, so that the products have the shape that they have without `known`.
             q, gates = queries(slice(begin, end))
-            wanted = self._wanted(given.known[begin:end], q.shape[1], _aligned(int(lengths.max())))
-            given.known[begin:end] = ~wanted
+            wanted = self._wanted(known.settled[begin:end], q.shape[1], _aligned(int(lengths.max())))
+            known.settled[begin:end] = ~wanted
             picked = wanted.nonzero().squeeze(1)
             scores = self._scores(q, gates, past, lengths, picked)
             out[begin + picked] = select(scores, lengths[picked], self.topk)
-            given.measure(begin + picked, scores)
+            measure(known, begin + picked, scores)
 
     def _rows_per_tile(self, heads: int, width: int) -> int:
         return max(1, TILE_PRODUCTS // (heads * min(width, KEYS_PER_TILE)))

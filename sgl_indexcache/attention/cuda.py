@@ -13,13 +13,10 @@ import torch
 from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend
 
 from sgl_indexcache.attention import flashinfer
-from sgl_indexcache.attention.choice import Chooser, Consumer, Indexer, Phase, have_ours, table
+from sgl_indexcache.attention.choice import Chooser, Consumer, Phase, have_ours, table
+from sgl_indexcache.attention.cuda_selection import Call, CudaSelection
 from sgl_indexcache.attention.row_lengths import RowLengths
-from sgl_indexcache.attention.snapshots import Snapshots
-from sgl_indexcache.indexer.cuda import select_rows
-from sgl_indexcache.indexer.forms import Form, Terms
-from sgl_indexcache.indexer.inputs import Inputs
-from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
+from sgl_indexcache.indexer.two_level import TwoLevel
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
@@ -33,14 +30,13 @@ if TYPE_CHECKING:
 _SGLANG_NAME = {"flashinfer": "fa3", "fa3": "fa3", "flashmla": "flashmla_sparse"}
 
 
-class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, unused-ignore]
+class IndexCacheCudaBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, unused-ignore]
     """`DeepseekSparseAttnBackend` (layers/attention/dsa_backend.py), registered as `indexcache`."""
 
     # A schedule is laid out on the host, from the lengths of the rows.
     needs_cpu_seq_lens: bool = True
-    # Set by the factory where they are on.
-    snapshots: Snapshots | None = None
-    two_level: TwoLevelCuda | None = None
+    # Of every KV slot, int32, while selections are returned (sglang_port, seam cuda-capture).
+    position_of_slot: torch.Tensor | None = None
     # Set by SGLang.
     dsa_prefill_impl: str
     dsa_decode_impl: str
@@ -49,9 +45,7 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
     def __init__(self, model_runner: "ModelRunner", kernels: Kernels, pattern: Pattern) -> None:
         super().__init__(model_runner)
         config = model_runner.model_config
-        self.budget_bytes = kernels.scratch_mib << 20
-        self.shared_layers = frozenset(pattern.shared_layers)
-        self.layers = len(pattern)
+        self._set_pattern(pattern)
         self.work = IndexerWork()
         self.kernels: dict[tuple[str, str], str] = {}
         self.chooser = Chooser(
@@ -63,15 +57,32 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
             ours=have_ours(),
             table=table(),
         )
+        self.selection = CudaSelection(
+            self.chooser, kernels.scratch_mib << 20, self.get_device_int32_arange, self.kernels
+        )
         # What the flags say, for the choice "sglang".
         self._flags = {"prefill": self.dsa_prefill_impl, "decode": self.dsa_decode_impl}
         self._dense_prefill = _fa3_takes(self.qk_nope_head_dim + self.qk_rope_head_dim, config.v_head_dim)
         self._consumer: Consumer = "sglang"
         self._phase: Phase = "decode"
-        self._longest: int | None = None
         self._schedules: dict[Phase, flashinfer.FlashInferMla] = {}
         if self._may_use_flashinfer():
             self._make_schedules()
+
+    @property
+    def two_level(self) -> TwoLevel | None:
+        """Two-level scoring; None when scoring is exact."""
+        return self.selection.two_level
+
+    def configure(self, pattern: Pattern) -> None:
+        """Serve another pattern from the next forward on; see attention/base.py."""
+        self._set_pattern(pattern)
+        if self.two_level is not None:
+            self.two_level.configure(pattern.full_layers)
+
+    def _set_pattern(self, pattern: Pattern) -> None:
+        self.shared_layers = frozenset(pattern.shared_layers)
+        self.layers = len(pattern)
 
     def _may_use_flashinfer(self) -> bool:
         wanted = (self.chooser.settings.prefill, self.chooser.settings.decode)
@@ -92,31 +103,28 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         """Metadata of an eager forward, or of one whose prefill graph calls attention eagerly."""
         super().init_forward_metadata(forward_batch)
         mode = forward_batch.forward_mode
-        self._clear()
+        self.selection.clear()
         if mode.is_decode_or_idle():
             lengths = RowLengths.decode(_host_lengths(forward_batch))
             self._take_decoded(forward_batch, lengths)
-            self._prepare("decode", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
+            self._prepare("decode", lengths, real_rows=_request_rows(forward_batch, lengths), longest=lengths.longest)
         elif mode.is_extend_without_speculative():
             requests, new = _host_lengths(forward_batch), forward_batch.extend_seq_lens_cpu
             lengths = RowLengths.extend(requests, new)
-            if self.snapshots is not None:
-                self.snapshots.prepare(requests.tolist(), new)
             if self.two_level is not None:
                 rows = len(lengths)  # what SGLang pads a forward with comes after them
-                self.two_level.pages.take(forward_batch.positions[:rows], forward_batch.out_cache_loc[:rows])
-                if not self.use_mha:
-                    self.two_level.begin(
-                        requests.tolist(), new, self.forward_metadata.real_page_table, asked=bool(forward_batch.rids)
-                    )
-            self._prepare("prefill", lengths, real_rows=_asked(forward_batch, lengths), longest=lengths.longest)
+                self.selection.take_pages(forward_batch.positions[:rows], forward_batch.out_cache_loc[:rows])
+            lists = self.two_level is not None and not self.use_mha
+            page_table = self.forward_metadata.real_page_table if lists else None
+            self.selection.begin_prefill(requests.tolist(), new, page_table, is_request=bool(forward_batch.rids))
+            self._prepare("prefill", lengths, real_rows=_request_rows(forward_batch, lengths), longest=lengths.longest)
         else:
             self._use_flags()
 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Metadata of a decode graph: at its capture, and again before each replay."""
         super().init_forward_metadata_out_graph(forward_batch, in_capture)
-        self._clear()
+        self.selection.clear()
         if not forward_batch.forward_mode.is_decode_or_idle():
             self._use_flags()
             return
@@ -127,18 +135,11 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         # The graph outlives this batch: nothing may be chosen by its lengths.
         self._prepare("decode", lengths, real_rows=real_rows, longest=None)
 
-    def _clear(self) -> None:
-        """What was settled for the forward before does not hold for this one."""
-        if self.snapshots is not None:
-            self.snapshots.clear()
-        if self.two_level is not None:
-            self.two_level.clear()
-
     def _take_decoded(self, forward_batch: Any, lengths: RowLengths) -> None:
         """Pages that this decode step begins lose their records; one step in 64 of a request begins one."""
         if self.two_level is not None and lengths.begin_page(PAGE):
             slots = forward_batch.out_cache_loc[: len(lengths)]
-            self.two_level.pages.take(forward_batch.seq_lens[: len(slots)] - 1, slots)
+            self.selection.take_pages(forward_batch.seq_lens[: len(slots)] - 1, slots)
 
     def set_dsa_prefill_impl(self, forward_batch: "ForwardBatch | None" = None) -> None:
         """SGLang's choice between dense and sparse prefill; sparse where FA3 has no kernel for the head sizes."""
@@ -146,7 +147,7 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         self.use_mha = self.use_mha and self._dense_prefill
 
     def _prepare(self, phase: Phase, lengths: RowLengths, *, real_rows: int, longest: int | None) -> None:
-        self._longest = longest
+        self.selection.see(longest)
         consumer = self.chooser.consumer(phase, len(lengths)) if len(lengths) else "sglang"
         if consumer == "flashinfer" and len(lengths) > flashinfer.MOST_ROWS:
             consumer = "sglang"
@@ -157,11 +158,10 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
         if real_rows and scored:
             keys = lengths.keys(real_rows)
             full = self.layers - len(self.shared_layers)
-            known = self.snapshots is not None and self.snapshots.reads
-            (self.work.reused if known else self.work.full)(full * real_rows, full * keys)
+            (self.work.reused if self.selection.knows else self.work.full)(full * real_rows, full * keys)
             self.work.shared(len(self.shared_layers) * real_rows, len(self.shared_layers) * keys)
-            if self.two_level is not None and phase == "decode" and self.two_level.decode.serves(len(lengths)):
-                self.two_level.decode.count(lengths.of(real_rows), self.two_level.work)
+            if phase == "decode":
+                self.selection.count_decode(lengths, real_rows)
 
     def _use_flags(self) -> None:
         """For forwards that are neither (speculation, which is refused, and graphs of whole prefills)."""
@@ -189,85 +189,24 @@ class IndexCacheHopperBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, 
             kwargs["q_nope"], kwargs["q_rope"], kwargs["kv_cache"], kwargs["page_table"], kwargs["sm_scale"]
         )
 
-    def indexer_for(self, phase: Phase, rows: int) -> Indexer:
-        """Who scores and selects for these rows of the forward in preparation."""
-        chosen = self.chooser.indexer(phase, rows, self._longest)
-        self.kernels[phase, "indexer"] = chosen
-        return chosen
+    def select_prefill(self, call: Call) -> torch.Tensor:
+        """A Full layer's selection for the rows of a prefill; see cuda_selection.py."""
+        return self.selection.prefill(call)
 
-    @staticmethod
-    def terms(metadata: Any) -> Terms:
-        """How SGLang's DSAIndexerMetadata wants the selections of a forward."""
-        from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
-
-        form: Form = "slots"
-        if metadata.force_unfused_topk:
-            form = "positions"
-        elif metadata.topk_transform_method == TopkTransformMethod.RAGGED:
-            form = "offsets"
-        return Terms(form, metadata.get_page_table_64(), metadata.attn_metadata.topk_indices_offset)
-
-    def select(
-        self,
-        phase: Phase,
-        indexer: Any,
-        queries: torch.Tensor,
-        gates: torch.Tensor,
-        index_k: torch.Tensor,
-        metadata: Any,
-        out: torch.Tensor,
-    ) -> torch.Tensor:
-        """A Full layer's selection by our kernel, in the form that `metadata` asks for; see indexer/cuda.py.
-
-        metadata is SGLang's DSAIndexerMetadata; `out` int32 [T, k] is filled in place and returned.
-        """
-        attention = metadata.attn_metadata
-        terms = self.terms(metadata)
-        given = self.inputs(phase, indexer, queries, gates, index_k, metadata)
-        select_rows(
-            indexer,
-            given.queries,
-            given.gates,
-            index_k,
-            terms.page_table,
-            given.request,
-            given.lengths,
-            max_length=min(attention.max_seq_len_k, terms.page_table.shape[1] * attention.page_size),
-            form=terms.form,
-            offsets=terms.offsets,
-            budget_bytes=self.budget_bytes,
-            out=out,
-        )
-        return out
-
-    def inputs(
-        self,
-        phase: Phase,
-        indexer: Any,
-        queries: torch.Tensor,
-        gates: torch.Tensor,
-        index_k: torch.Tensor,
-        metadata: Any,
-    ) -> Inputs:
-        """What two-level scoring selects rows by; arguments as of `select`."""
-        table = metadata.get_page_table_64()
-        if phase == "decode":
-            lengths = metadata.get_seqlens_int32()
-            request = self.get_device_int32_arange(lengths.shape[0])
-        else:
-            lengths, request = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
-        return Inputs(indexer, queries, gates.reshape(gates.shape[0], -1), index_k, table, request, lengths)
+    def select_decode(self, call: Call) -> torch.Tensor:
+        """A Full layer's selection for the rows of a decode step; see cuda_selection.py."""
+        return self.selection.decode(call)
 
 
-def _asked(forward_batch: Any, lengths: RowLengths) -> int:
-    """Rows of requests; warm-up and capture run forwards that nobody asked for."""
+def _request_rows(forward_batch: Any, lengths: RowLengths) -> int:
+    """Rows of requests: warm-up and capture run forwards without any."""
     return len(lengths) if forward_batch.rids else 0
 
 
 def _host_lengths(forward_batch: Any) -> torch.Tensor:
     """The requests' lengths on the CPU; warm-up batches may have them on the device only."""
-    found = forward_batch.seq_lens_cpu
-    return forward_batch.seq_lens.cpu() if found is None else found  # type: ignore[no-any-return]
+    lengths = forward_batch.seq_lens_cpu
+    return forward_batch.seq_lens.cpu() if lengths is None else lengths  # type: ignore[no-any-return]
 
 
 def _fa3_takes(qk_dim: int, v_dim: int) -> bool:

@@ -1,4 +1,4 @@
-"""Two-level scoring of decode steps on CUDA: one row a request, in captured graphs too.
+"""Two-level scoring of decode steps on CUDA: one row a request, in captured graphs, too.
 
 Whether a step has lists is settled by its number of rows alone, so that a graph keeps what it was captured with; a
 request's context, its recall and its missing summaries are looked up on the device. For few rows SGLang's own decode
@@ -7,67 +7,61 @@ indexer is quicker (docs/results/store.md).
 
 import torch
 
-from sgl_indexcache.indexer.inputs import Inputs
+from sgl_indexcache.indexer.guard import SAMPLES, Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.kernels.shortlist.decode import Judgement, Records, select_decoded
-from sgl_indexcache.store.device_pages import DevicePages
+from sgl_indexcache.selection import Inputs
+from sgl_indexcache.store.page_records import PageRecords
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
 
 class DecodeLists:
-    """Lists of rows that are decoded.
+    """Lists of rows that are decoded; the records' counts tell of their samples and fall-backs.
 
-    least_rows  rows of a forward from which on they have lists; None: never
-    counts      int64 [L, 4], added to: samples, positions of their exact selections that lists held, rows that were
-                scored exactly because of the guard, and keys of these rows
+    min_rows  rows of a forward from which on they have lists; None: never
     """
 
     def __init__(
         self,
-        pages: DevicePages,
+        records: PageRecords,
         shortlist: Shortlist,
         guard: Guard,
         topk: int,
         budget_bytes: int,
-        least_rows: int | None,
-        counts: torch.Tensor,
+        min_rows: int | None,
     ) -> None:
-        self._pages, self._shortlist, self._guard = pages, shortlist, guard
+        self.records, self._shortlist, self._guard = records, shortlist, guard
         self._budget_bytes, self._topk = budget_bytes, topk
         self._judgement = Judgement(guard.every, SAMPLES * topk, guard.floor)
         # A graph is made for one number of pages, so lists are of one size (sglang_port/two_level.py refuses others).
         self._n = shortlist.pages(1 << 40, topk) if isinstance(shortlist.size, int) else 0
-        self._least_rows = least_rows if self._n else None
-        self.counts = counts
+        self._min_rows = min_rows if self._n else None
 
     def serves(self, rows: int) -> bool:
         """Whether a decode forward of so many rows, padding included, has lists."""
-        return self._least_rows is not None and rows >= self._least_rows
+        return self._min_rows is not None and rows >= self._min_rows
 
-    def select(self, layer: int, given: Inputs, *, slots: bool, out: torch.Tensor) -> None:
+    def select(self, layer: int, inputs: Inputs, *, slots: bool, out: torch.Tensor) -> None:
         """Write a Full layer's selection into `out` int32 [T, k], KV `slots` or positions.
 
-        given.page_table [T, P] and lengths [T] are of the T requests; given.request does not matter.
+        page_table [T, P] and lengths [T] of `inputs` are of the T requests; request does not matter.
         """
-        summaries, there = self._pages.of(layer)
-        index = self._pages.layers.index(layer)
-        near = -(-given.indexer.num_local_tokens // PAGE)
+        summaries, has_summary = self.records.of(layer)
+        queries, gates = inputs.queries(slice(None))
         select_decoded(
-            given.queries, given.gates, given.index_k, given.page_table, given.lengths,
-            Records(summaries, there, self._pages.guard[index], self.counts[index]),
-            self._n, self._topk, self._judgement, window=max(self._shortlist.window, near), slots=slots,
-            initial=given.indexer.num_init_tokens, local=given.indexer.num_local_tokens,
-            budget_bytes=self._budget_bytes, out=out,
+            queries, gates, inputs.index_k, inputs.page_table, inputs.lengths,
+            Records(summaries, has_summary, self.records.guard_of(layer), self.records.counts_of(layer)),
+            self._n, self._topk, self._judgement, window=max(self._shortlist.window, -(-inputs.local // PAGE)),
+            slots=slots, initial=inputs.initial, local=inputs.local, budget_bytes=self._budget_bytes, out=out,
         )  # fmt: skip
 
     def count(self, lengths: torch.Tensor, work: TwoLevelWork) -> None:
-        """A forward that somebody asked for decodes rows that see `lengths` keys, int [T] on the CPU.
+        """A forward of requests decodes rows that see `lengths` keys, int [T] on the CPU.
 
-        Contexts that the guard has scored exactly as well are known on the device alone, and counted by `counts`.
+        Contexts that the guard has scored exactly as well are known on the device alone, and counted by the records.
         """
-        layers = len(self._pages.layers)
+        layers = len(self.records.layers)
         lengths = lengths.long()
         complete = (lengths - 1) // PAGE
         listed = complete > self._n
