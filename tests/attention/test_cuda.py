@@ -111,7 +111,7 @@ def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCache
     two_level = FakeTwoLevel()
     backend.selection.two_level = two_level  # type: ignore[assignment]
     backend.selection.decode_lists = two_level.lists  # type: ignore[assignment]
-    backend.forward_metadata = SimpleNamespace(real_page_table=None)
+    backend.forward_metadata = SimpleNamespace(real_page_table="pages")
     positions, slots = torch.tensor([126, 127, 128, 0, 0]), torch.tensor([190, 191, 640, 0, 0])
     prefill = batch(ForwardMode.EXTEND, [129], [3], positions=positions, out_cache_loc=slots)
     backend.init_forward_metadata(prefill)

@@ -19,7 +19,7 @@ from sgl_indexcache.kernels.score_select.reference import pack
 from sgl_indexcache.kernels.select import select
 from sgl_indexcache.kernels.shortlist import PAGE, api, pack_summary, reference, unpack_summary
 from sgl_indexcache.kernels.shortlist.reference import list_pages, select_listed
-from sgl_indexcache.selection import Inputs, TensorQueries, Terms
+from sgl_indexcache.selection import Inputs, Queries, TensorQueries, Terms
 from sgl_indexcache.store.page_records import PageRecords
 
 HEADS, DIM, TOPK, LENGTH, LAYER = 4, 32, 48, 9 * PAGE + 11, 5
@@ -108,11 +108,10 @@ class Context:
         rows = torch.cat([torch.arange(start, end) for _, start, end in spans])
         request = torch.cat([torch.full((e - s,), nth) for nth, (_, s, e) in enumerate(spans)])
         tables = torch.stack([table for table, _, _ in spans])
-        queries = self.q[rows].to(torch.float8_e4m3fn) if self.packed else self.q[rows]
-        return Inputs(
-            TensorQueries(queries, self.gates[rows]) if self.packed else lambda part: (queries[part], self.gates[rows][part]),
-            self.index_k, tables, request.int(), (rows + 1).int(), *self.forced,
-        )  # fmt: skip
+        q, gates = self.q[rows], self.gates[rows]
+        packed = TensorQueries(q.to(torch.float8_e4m3fn), gates)
+        queries: Queries = packed if self.packed else lambda part: (q[part], gates[part])
+        return Inputs(queries, self.index_k, tables, request.int(), (rows + 1).int(), *self.forced)
 
     def forward(self, *spans: tuple[torch.Tensor, int, int], form: Any = "positions", padding: int = 0) -> torch.Tensor:
         for span in spans:

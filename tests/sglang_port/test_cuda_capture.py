@@ -25,7 +25,8 @@ class Taken:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    made = SimpleNamespace(token_to_kv_pool=SimpleNamespace(size=16, page_size=PAGE), device="cpu")
+    pool = SimpleNamespace(size=16, page_size=PAGE)
+    made = SimpleNamespace(token_to_kv_pool=pool, device="cpu", position_of_slot=None)
     monkeypatch.setattr(runtime.current, "backend", made)
     monkeypatch.setattr(get_resources(), "indexer_capturer", object.__new__(IndexerTopkCapturer))
     return made
@@ -75,7 +76,7 @@ def test_without_a_capturer_nothing_of_a_forward_is_read(
 ) -> None:
     monkeypatch.setattr(get_resources(), "indexer_capturer", None)
     assert cuda_capture._remember("kept", backend, SimpleNamespace()) == "kept"
-    assert not hasattr(backend, "position_of_slot")
+    assert backend.position_of_slot is None
 
 
 def test_other_captures_and_other_backends_are_left_alone(backend: SimpleNamespace) -> None:
