@@ -1,7 +1,7 @@
 """The CPU backend: DSA attention in torch under the unmodified SGLang engine.
 
 Registered under the same name as the GPU backend, so that a pattern, a test or a bug report means the same
-on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/cpu_pool.py).
+on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/seams/cpu/pool.py).
 """
 
 from typing import TYPE_CHECKING, Any

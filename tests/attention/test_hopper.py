@@ -12,7 +12,8 @@ from sgl_indexcache.attention.choice import Chooser
 from sgl_indexcache.attention.hopper import IndexCacheHopperBackend, _fa3_takes
 from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.settings import Kernels
-from sgl_indexcache.sglang_port import cuda_indexer, runtime
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
 
 # Those of conftest.py.
 K, HEADS = 8, 2

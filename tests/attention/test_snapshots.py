@@ -13,7 +13,8 @@ from sgl_indexcache.attention.choice import Chooser, Table
 from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
 from sgl_indexcache.indexer.forms import from_positions
 from sgl_indexcache.settings import Kernels
-from sgl_indexcache.sglang_port import cuda_indexer, index_store, runtime
+from sgl_indexcache.sglang_port import index_store, runtime
+from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
 from sgl_indexcache.store import Pool, Tail, Tails, Turn, TwinStore
 from sgl_indexcache.store.pool import slot_bytes
 

@@ -15,18 +15,10 @@ def activate():
     # Only the scheduler is broken: the main process finds nothing wrong.
     if multiprocessing.current_process().name == "MainProcess":
         return
-    from sgl_indexcache.sglang_port import registry
-    registry.SEAMS = tuple(seam for seam in registry.SEAMS if seam.name != "cpu-rope")
-    kept = registry.seams_for
-    from sgl_indexcache.sglang_port import cpu_rope
-    original = registry.report
-    registry.report = lambda device: original(device) + [broken(cpu_rope.SEAM, registry)]
-
-def broken(seam, registry):
-    try:
-        return registry.SeamReport(seam.name, True, seam.prove())
-    except Exception as error:
-        return registry.SeamReport(seam.name, False, str(error))
+    from sgl_indexcache.sglang_port.base import Hook
+    from sgl_indexcache.sglang_port.seams.cpu import rope
+    register = Hook.register
+    Hook.register = lambda hook: None if hook in rope.SEAM.hooks else register(hook)
 """
 
 

@@ -10,7 +10,7 @@ from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.sglang_port import index_store, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
-from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.sglang_port.proof import device_of_process, stop, verify
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
@@ -33,8 +33,6 @@ def _register() -> None:
 
 
 def _cpu() -> bool:
-    from sgl_indexcache.sglang_port.registry import device_of_process
-
     return device_of_process() == "cpu"
 
 
@@ -60,8 +58,6 @@ def create(model_runner: "ModelRunner") -> Any:
 
 
 def _create(model_runner: "ModelRunner") -> Any:
-    from sgl_indexcache.sglang_port.registry import device_of_process, verify
-
     device = device_of_process()
     if str(model_runner.device) != device:
         raise SeamError(f"the model runs on {model_runner.device}, but the seams were installed for {device}")
