@@ -16,7 +16,7 @@ FLAGS = ("--mem-fraction-static", "0.3", "--random-seed", "0", "--log-level", "w
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def server(
+def cpu_server(
     folder: Path, model: Path, *flags: str, settings: str = "", dtype: str = "float32", tokens: int = 8192, **more: str
 ) -> Server:
     """A server that is not started yet.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.linear import ReplicatedLinear
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 
 from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.exact import Selector
@@ -88,7 +90,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         selector = Selector(indexer.index_topk, indexer.num_init_tokens, indexer.num_local_tokens, self.scratch_bytes)
 
         def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return project_query(indexer, x[part], q_lora[part], positions[part])
+            return project_query(indexer, x[part], q_lora[part], positions[part], is_plain_matrix)
 
         given = None if self.store is None else self.store.given(layer_id)
         index_k = self.pool.index_k(layer_id)
@@ -139,6 +141,18 @@ class IndexCacheCpuBackend(AttentionBackend):
         return out.view(-1, layer.tp_q_head_num * layer.v_head_dim)
 
     forward_decode = forward_extend
+
+
+def is_plain_matrix(linear: Any) -> bool:
+    """Whether SGLang's `linear` does nothing but multiply by its `weight [out, in]`."""
+    # Exact types: a subclass, or an adapter's wrapper, may do more.
+    return (
+        type(linear) is ReplicatedLinear
+        and type(linear.quant_method) is UnquantizedLinearMethod
+        and linear.bias is None
+        and not getattr(linear, "use_intel_amx_backend", False)
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+    )
 
 
 def _keep_freed_memory() -> None:
