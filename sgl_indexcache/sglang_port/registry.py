@@ -1,6 +1,6 @@
 """All seams, and their installation in a process."""
 
-from sgl_indexcache.sglang_port import proof
+from sgl_indexcache.sglang_port import proof, version
 from sgl_indexcache.sglang_port.base import Device, Seam
 from sgl_indexcache.sglang_port.seams import common, cpu, cuda
 
@@ -20,3 +20,12 @@ def install(device: Device) -> None:
             seam.install()
         except Exception as error:  # SGLang's internals may fail in any way; the self-check reports it
             proof.failures[seam.name] = f"could not be installed ({type(error).__name__}: {error})"
+
+
+def diagnose() -> list[proof.SeamReport]:
+    """The state of every seam that this process's device needs, once SGLang has loaded its plugins as a server does."""
+    if version.found() == version.SUPPORTED:
+        from sglang.srt.plugins import load_plugins
+
+        load_plugins()
+    return proof.report(seams_for(proof.device_of_process()))
