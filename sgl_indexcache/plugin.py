@@ -37,7 +37,7 @@ def _activate(settings: "Settings", *, requested: bool) -> None:
     if not settings.enabled:
         logger.info("sgl_indexcache is switched off (enabled: false)")
         return
-    from sgl_indexcache.sglang_port import registry, runtime, version
+    from sgl_indexcache.sglang_port import proof, registry, runtime, version
     from sgl_indexcache.sglang_port.base import SeamError
 
     if version.found() != version.SUPPORTED:
@@ -51,4 +51,4 @@ def _activate(settings: "Settings", *, requested: bool) -> None:
         return
     runtime.current.settings = settings
     runtime.current.requested = requested
-    registry.install(registry.device_of_process())
+    registry.install(proof.device_of_process())

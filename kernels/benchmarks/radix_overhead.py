@@ -67,7 +67,7 @@ def build(ours: bool) -> Any:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.radix_cache import RadixCache
 
-    from sgl_indexcache.sglang_port.radix import tree_class
+    from sgl_indexcache.sglang_port.seams.common.radix import tree_class
     from sgl_indexcache.store import IndexStore, Pool
     from sgl_indexcache.store.pool import slot_bytes
 

@@ -1,13 +1,15 @@
 """The CPU backend: DSA attention in torch under the unmodified SGLang engine.
 
 Registered under the same name as the GPU backend, so that a pattern, a test or a bug report means the same
-on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/cpu_pool.py).
+on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/seams/cpu/pool.py).
 """
 
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.linear import ReplicatedLinear
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 
 from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.cpu.exact import Selector
@@ -118,7 +120,7 @@ class IndexCacheCpuBackend(AttentionBackend):
             return None
 
         def queries(rows: slice | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return project_query(indexer, x[rows], q_lora[rows], positions[rows])
+            return project_query(indexer, x[rows], q_lora[rows], positions[rows], is_plain_matrix)
 
         known = None if self.store is None else self.store.known_rows(layer_id)
         index_k = self.pool.index_k(layer_id)
@@ -209,6 +211,18 @@ class IndexCacheCpuBackend(AttentionBackend):
         return out.view(-1, layer.tp_q_head_num * layer.v_head_dim)
 
     forward_decode = forward_extend
+
+
+def is_plain_matrix(linear: Any) -> bool:
+    """Whether SGLang's `linear` does nothing but multiply by its `weight [out, in]`."""
+    # Exact types: a subclass, or an adapter's wrapper, may do more.
+    return (
+        type(linear) is ReplicatedLinear
+        and type(linear.quant_method) is UnquantizedLinearMethod
+        and linear.bias is None
+        and not getattr(linear, "use_intel_amx_backend", False)
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -121,14 +121,9 @@ def _plugin_problems() -> list[str]:
 
 
 def _seams() -> list[dict[str, Any]]:
-    from sgl_indexcache.sglang_port import registry, version
+    from sgl_indexcache.sglang_port import registry
 
-    device = registry.device_of_process()
-    if version.found() == version.SUPPORTED:
-        from sglang.srt.plugins import load_plugins
-
-        load_plugins()
-    return [entry.as_dict() for entry in registry.report(device)]
+    return [entry.as_dict() for entry in registry.diagnose()]
 
 
 def _kernels(kind: str, capability: str | None, settings: Settings) -> dict[str, dict[str, str]]:

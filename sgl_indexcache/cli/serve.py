@@ -1,8 +1,6 @@
 """`sgl-indexcache serve`: check the settings, set what must be set before SGLang is imported, hand over."""
 
 import os
-import socket
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +9,11 @@ import typer
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.pattern import read_config, resolve
 from sgl_indexcache.settings import Settings, load
+from sgl_indexcache.sglang_port.launcher import launch
 
 
 class ServeError(UserError):
-    """The server cannot be started as asked."""
+    """The model folder cannot be served."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +50,7 @@ def serve(
     _choose_device(argv)
     if settings.enabled and not _has_flag(argv, "--attention-backend"):
         argv += ["--attention-backend", "indexcache"]
-    _launch(argv, enabled=settings.enabled)
+    launch(argv, enabled=settings.enabled)
 
 
 def _check_model(model_path: str, settings: Settings) -> None:
@@ -91,51 +90,3 @@ def _choose_device(argv: list[str]) -> None:
     elif device != "cpu":
         return
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-
-
-def _launch(argv: list[str], *, enabled: bool) -> None:
-    """SGLang's own launcher, with the errors of the start-up made one sentence each."""
-    from sglang.launch_server import run_server
-    from sglang.srt.plugins import load_plugins
-    from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES, prepare_server_args
-    from sglang.srt.utils import kill_process_tree
-
-    load_plugins()
-    if enabled and "indexcache" not in ATTENTION_BACKEND_CHOICES:
-        from sgl_indexcache.sglang_port import version
-
-        raise ServeError(
-            f"seam attention-backend is not in force: SGLang did not load the plugin ({version.both()}); "
-            "add indexcache to SGLANG_PLUGINS or unset it"
-        )
-    try:
-        server_args = prepare_server_args(argv)
-    except (ValueError, AssertionError) as error:
-        raise ServeError(f"SGLang refuses these arguments: {str(error).strip().splitlines()[0]}") from error
-    _check_port(server_args.host, server_args.port)
-    if enabled:
-        from sgl_indexcache.sglang_port import drain
-
-        drain.install(server_args.tokenizer_worker_num)
-    try:
-        run_server(server_args)
-    except RuntimeError as error:
-        if "died during initialization (exit code: 2)" not in str(error):
-            raise
-        # The scheduler that ended so has said why, in one sentence.
-        raise typer.Exit(2) from None
-    finally:
-        sys.stdout.flush()
-        kill_process_tree(os.getpid(), include_parent=False)
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServeError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
-            ) from error

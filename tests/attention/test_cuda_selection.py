@@ -15,7 +15,8 @@ from sgl_indexcache.attention.cuda_selection import Call
 from sgl_indexcache.kernels.score import score
 from sgl_indexcache.kernels.select import select
 from sgl_indexcache.settings import Kernels
-from sgl_indexcache.sglang_port import cuda_indexer, runtime
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
 
 # Those of conftest.py.
 K, HEADS = 8, 2

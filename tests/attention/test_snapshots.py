@@ -14,7 +14,8 @@ from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
 from sgl_indexcache.attention.cuda_selection import CudaSelection, terms
 from sgl_indexcache.indexer.forms import from_positions
 from sgl_indexcache.settings import Kernels
-from sgl_indexcache.sglang_port import cuda_indexer, index_store, runtime
+from sgl_indexcache.sglang_port import index_store, runtime
+from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
 from sgl_indexcache.store import Pool, Tail, Tails, Turn, TwinStore
 from sgl_indexcache.store.pool import slot_bytes
 

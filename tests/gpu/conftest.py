@@ -3,8 +3,6 @@ engines that serve it, each in a process of its own, all side by side on one GPU
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 from sgl_indexcache.nano.spec import KERNEL
+
+from ..engine import run_program
 
 SPEC = RandomModelSpec(
     architecture="glm_moe_dsa",
@@ -123,14 +123,10 @@ def all_engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def record(folder: Path, model: Path, name: str, script: str, *arguments: str) -> Answers:
     """Answers of one engine in a process of its own."""
     out = folder / f"{name}.json"
-    command = [sys.executable, str(Path(__file__).with_name(script)), "--model", str(model), "--pattern", PATTERN]
+    program = [str(Path(__file__).with_name(script)), "--model", str(model), "--pattern", PATTERN, *arguments]
     # The other tests run SGLang's CPU engine; this one must not.
     environment = {key: value for key, value in os.environ.items() if key != "SGLANG_USE_CPU_ENGINE"}
-    done = subprocess.run(
-        [*command, *arguments, "--out", str(out)], timeout=400, env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(f"engine {name} ended with {done.returncode}: {(done.stdout + done.stderr)[-4000:]}")
+    run_program([*program, "--out", str(out)], folder / f"{name}.log", environment, timeout=400)
     if keep := os.environ.get("GPU_TEST_RECORDS"):
         Path(keep).mkdir(parents=True, exist_ok=True)
         (Path(keep) / out.name).write_text(out.read_text())

@@ -9,11 +9,16 @@ import base64
 import json
 import os
 import random
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# At the end of the path: the installed project is what is tested, not the folder of its source.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from tests.engine import GPU_ENGINE, ask, engine, greedy, log_probs
 
 KERNELS = {
     "sglang": {"INDEXER": "sglang", "PREFILL": "sglang", "DECODE": "sglang"},
@@ -62,36 +67,33 @@ def main() -> None:
     if options.topk == "torch":
         os.environ["SGLANG_DSA_FUSE_TOPK"] = "false"  # the torch selection has no fused form
 
-    import sglang
-
     fp8 = options.kv != "bfloat16"
-    engine = sglang.Engine(
-        model_path=str(options.model),
-        load_format="auto" if list(options.model.glob("*.safetensors")) else "dummy",
-        skip_tokenizer_init=True,
-        dtype="bfloat16",
-        kv_cache_dtype=options.kv,
-        attention_backend=options.backend,
-        dsa_prefill_backend="flashmla_sparse",
-        dsa_decode_backend="flashmla_kv" if fp8 else "flashmla_sparse",
-        dsa_topk_backend=options.topk,
-        mem_fraction_static=0.9,
-        max_total_tokens=400_000,
-        chunked_prefill_size=8192,
-        cuda_graph_max_bs_decode=8,
-        max_running_requests=16,
+    arguments = {
+        **GPU_ENGINE,
+        "model_path": str(options.model),
+        "load_format": "auto" if list(options.model.glob("*.safetensors")) else "dummy",
+        "kv_cache_dtype": options.kv,
+        "attention_backend": options.backend,
+        "dsa_decode_backend": "flashmla_kv" if fp8 else "flashmla_sparse",
+        "dsa_topk_backend": options.topk,
+        "max_total_tokens": 400_000,
+        "cuda_graph_max_bs_decode": 8,
+        "max_running_requests": 16,
         # Only requests without log-probabilities are mixed (Scheduler.get_new_batch_prefill). SGLang's own backend
         # fails on a mixed forward over fp8 KV: "kv must have dtype torch::kBFloat16".
-        enable_mixed_chunk=not fp8,
-        disable_prefill_cuda_graph=not options.prefill_graph,
-        cuda_graph_bs_prefill=[64, 128, 512, 2048] if options.prefill_graph else None,
-        context_length=131072,
-        random_seed=1,
-        log_level="warning",
-        grammar_backend="none",
-        enable_return_indexer_topk=bool(options.selections),
-        json_model_override_args=json.dumps(override),
-    )
+        "enable_mixed_chunk": not fp8,
+        "disable_prefill_cuda_graph": not options.prefill_graph,
+        "cuda_graph_bs_prefill": [64, 128, 512, 2048] if options.prefill_graph else None,
+        "enable_return_indexer_topk": bool(options.selections),
+        "json_model_override_args": json.dumps(override),
+    }
+    with engine(**arguments) as started:
+        answers = record(started, options, mixed=not fp8)
+    options.out.write_text(json.dumps(answers))
+
+
+def record(engine: Any, options: argparse.Namespace, *, mixed: bool) -> dict[str, Any]:
+    """All answers of one engine."""
     config = json.loads((options.model / "config.json").read_text())
     vocabulary, layers = config["vocab_size"], config["num_hidden_layers"]
     recorder = Recorder(engine, vocabulary)
@@ -106,15 +108,14 @@ def main() -> None:
     answers = recorder.all([int(part) for part in options.lengths.split(",") if part])
     if selections:
         answers["selections"], answers["decoded"] = selections, decoded
-    if not fp8:
+    if mixed:
         answers["mixed"] = Mixed(engine, vocabulary).run()
     answers["state"] = engine.get_server_info()["internal_states"][0].get("indexcache")
     if options.schedules:
         answers["schedules"] = Schedules(engine, vocabulary).run(options.schedules)
         engine.flush_cache()
         answers["after"] = Recorder(engine, vocabulary).cold(2049)
-    options.out.write_text(json.dumps(answers))
-    engine.shutdown()
+    return answers
 
 
 def counters(engine: Any) -> Any:
@@ -158,32 +159,25 @@ class Recorder:
         return self._selections(self.tokens(length, length, 3), NEW_TOKENS, layers)[length:]
 
     def _selections(self, prompt: list[int], new_tokens: int, layers: int) -> list[str]:
-        from sglang.srt.managers.io_struct import GenerateReqInput
-
-        request = GenerateReqInput(
-            input_ids=prompt,
-            sampling_params={"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True},
-            return_indexer_topk=True,
+        result = ask(self.engine, input_ids=prompt, sampling_params=greedy(new_tokens), return_indexer_topk=True)
+        packed = result["meta_info"]["indexer_topk"]
+        flat = (
+            np.frombuffer(base64.b64decode(packed), dtype=np.int32) if isinstance(packed, str) else np.asarray(packed)
         )
-        result = self.engine.loop.run_until_complete(
-            anext(self.engine.tokenizer_manager.generate_request(request, None))
-        )
-        found = result["meta_info"]["indexer_topk"]
-        flat = np.frombuffer(base64.b64decode(found), dtype=np.int32) if isinstance(found, str) else np.asarray(found)
         rows = flat.reshape(len(prompt) + new_tokens - 1, layers, -1)[:, 0]
         return [base64.b64encode(zlib.compress(row.astype(np.int32).tobytes())).decode() for row in rows]
 
     def ask(self, prompts: list[list[int]], scored_from: int | None = None) -> list[dict[str, Any]]:
         results = self.engine.generate(
             input_ids=prompts,
-            sampling_params={"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True},
+            sampling_params=greedy(NEW_TOKENS),
             return_logprob=True,
             **({} if scored_from is None else {"logprob_start_len": scored_from}),
         )
         return [
             {
                 "tokens": result["output_ids"],
-                "log_probs": [entry[0] for entry in result["meta_info"]["output_token_logprobs"]],
+                "log_probs": log_probs(result),
                 "prompt_log_probs": [
                     entry[0] for entry in result["meta_info"].get("input_token_logprobs") or [] if entry[0] is not None
                 ],
@@ -212,11 +206,11 @@ class Mixed:
 
     async def _round(self, number: int) -> dict[str, Any]:
         progress: dict[str, int] = {}
-        asked = {"busy": self.tokens(self.BUSY, 7, number)}
-        asked |= {f"short.{i}": self.tokens(self.SHORT, 8, number, i) for i in range(self.SHORTS)}
-        asked["long"] = self.tokens(self.LONG, 9, number)
-        found = await asyncio.gather(*(self._ask(name, prompt, progress) for name, prompt in asked.items()))
-        tokens = dict(zip(asked, found, strict=True))
+        prompts = {"busy": self.tokens(self.BUSY, 7, number)}
+        prompts |= {f"short.{i}": self.tokens(self.SHORT, 8, number, i) for i in range(self.SHORTS)}
+        prompts["long"] = self.tokens(self.LONG, 9, number)
+        outputs = await asyncio.gather(*(self._ask(name, prompt, progress) for name, prompt in prompts.items()))
+        tokens = dict(zip(prompts, outputs, strict=True))
         return {
             "short": [tokens[f"short.{i}"] for i in range(self.SHORTS)],
             "long": tokens["long"],
@@ -229,7 +223,7 @@ class Mixed:
         tokens: list[int] = []
         stream = await self.engine.async_generate(
             input_ids=prompt,
-            sampling_params={"max_new_tokens": steps, "temperature": 0, "ignore_eos": True},
+            sampling_params=greedy(steps),
             stream=True,
         )
         async for answer in stream:
@@ -266,7 +260,7 @@ class Schedules:
         base = rng.choice(self.bases)
         prompt = base[: rng.choice([0, 63, 64, 65, 2047, 2048, rng.randrange(9000)])]
         prompt = prompt + [rng.randrange(10, self.vocabulary) for _ in range(rng.choice([1, 2, 64, 500, 2500]))]
-        wanted = rng.randint(1, NEW_TOKENS)
+        new_tokens = rng.randint(1, NEW_TOKENS)
         abort_after = rng.uniform(0, 0.06) if rng.random() < 0.3 else None
         await asyncio.sleep(rng.uniform(0, 0.02))
         if abort_after is not None:
@@ -274,7 +268,7 @@ class Schedules:
         try:
             answer = await self.engine.async_generate(
                 input_ids=prompt,
-                sampling_params={"max_new_tokens": wanted, "temperature": 0, "ignore_eos": True},
+                sampling_params=greedy(new_tokens),
                 return_logprob=True,
                 rid=rid,
             )
@@ -282,8 +276,8 @@ class Schedules:
             return "aborted" if abort_after is not None else "wrong"
         if answer["meta_info"]["finish_reason"]["type"] == "abort":
             return "aborted" if abort_after is not None else "wrong"
-        log_probs = [entry[0] for entry in answer["meta_info"]["output_token_logprobs"]]
-        good = len(log_probs) == wanted and all(value == value and value <= 0 for value in log_probs)
+        values = log_probs(answer)
+        good = len(values) == new_tokens and all(value == value and value <= 0 for value in values)
         return "finished" if good else "wrong"
 
     def _abort(self, rid: str) -> None:

@@ -8,11 +8,15 @@ import asyncio
 import json
 import os
 import random
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+# At the end of the path: the installed project is what is tested, not the folder of its source.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from tests.engine import GPU_ENGINE, ask_together, engine, greedy, log_probs, settled_state
 
 NEW_TOKENS = 16
 # Holds the longest prompt and little besides, so that prefixes are evicted.
@@ -62,37 +66,25 @@ def main() -> None:
         "SGL_INDEXCACHE_STORE__SELF_CHECK": "true",
     }
 
-    import sglang
-
-    engine = sglang.Engine(
-        model_path=str(options.model),
-        load_format="auto" if list(options.model.glob("*.safetensors")) else "dummy",
-        skip_tokenizer_init=True,
-        dtype="bfloat16",
-        kv_cache_dtype="bfloat16",
-        attention_backend="indexcache",
-        dsa_prefill_backend="flashmla_sparse",
-        dsa_decode_backend="flashmla_sparse",
-        dsa_topk_backend=kernels["topk"],
-        mem_fraction_static=0.9,
-        max_total_tokens=POOL_TOKENS,
-        chunked_prefill_size=8192,
-        cuda_graph_max_bs_decode=4,
-        max_running_requests=8,
-        disable_prefill_cuda_graph=not options.prefill_graph,
-        cuda_graph_bs_prefill=[64, 512] if options.prefill_graph else None,
-        context_length=131072,
-        random_seed=1,
-        log_level="warning",
-        grammar_backend="none",
-    )
-    try:
+    arguments = {
+        **GPU_ENGINE,
+        "model_path": str(options.model),
+        "load_format": "auto" if list(options.model.glob("*.safetensors")) else "dummy",
+        "kv_cache_dtype": "bfloat16",
+        "attention_backend": "indexcache",
+        "dsa_decode_backend": "flashmla_sparse",
+        "dsa_topk_backend": kernels["topk"],
+        "max_total_tokens": POOL_TOKENS,
+        "cuda_graph_max_bs_decode": 4,
+        "max_running_requests": 8,
+        "disable_prefill_cuda_graph": not options.prefill_graph,
+        "cuda_graph_bs_prefill": [64, 512] if options.prefill_graph else None,
+    }
+    with engine(**arguments) as started:
         vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
         steps = course(vocabulary, [int(part) for part in options.lengths.split(",")], options.times)
-        found = engine.loop.run_until_complete(Course(engine.tokenizer_manager, vocabulary).run(steps))
-    finally:
-        engine.shutdown()
-    options.out.write_text(json.dumps(found))
+        answers = started.loop.run_until_complete(Course(started.tokenizer_manager, vocabulary).run(steps))
+    options.out.write_text(json.dumps(answers))
 
 
 def course(vocabulary: int, lengths: list[int], times: int) -> Steps:
@@ -145,7 +137,7 @@ class Course:
         answers: dict[str, Any] = {}
         reused: dict[str, int] = {}
         self.manager.auto_create_handle_loop()
-        name, asked = next(steps)
+        name, requests = next(steps)
         before = 0
         while True:
             if name == "flush":
@@ -154,46 +146,32 @@ class Course:
             elif name == "abort":
                 await self._abort(_tokens(20_000, self.vocabulary, 3))
             else:
-                answers[name] = await self._ask(asked)
-            state = await self._settle()
+                answers[name] = await self._ask(requests)
+            state = await settled_state(self.manager)
             reused[name], before = state["work"]["reused_rows"] - before, state["work"]["reused_rows"]
             try:
-                name, asked = steps.send([answer["tokens"] for answer in answers.get(name, [])])
+                name, requests = steps.send([answer["tokens"] for answer in answers.get(name, [])])
             except StopIteration:
                 return {"answers": answers, "reused": reused, "state": state}
 
-    async def _settle(self) -> dict[str, Any]:
-        """An answer is sent while a forward with one more row may be in flight; a second round trip is after it."""
-        for _ in range(2):
-            found = await self.manager.get_internal_state()
-        return dict(found[0]["indexcache"])
-
-    async def _ask(self, asked: list[Ask]) -> list[dict[str, Any]]:
-        from sglang.srt.managers.io_struct import ContinueGenerationReqInput, GenerateReqInput, PauseGenerationReqInput
-
-        # Straight to the scheduler: the tokenizer manager would hold the requests back.
-        await self.manager._async_dispatch_to_scheduler(PauseGenerationReqInput(mode="in_place"))
-        tasks = []
-        for one in asked:
-            request = GenerateReqInput(
-                rid=uuid4().hex,
-                input_ids=one.tokens,
-                sampling_params={"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True},
-                return_logprob=True,
-                logprob_start_len=-1,
-                extra_key=one.salt,
-            )
-            tasks.append(asyncio.create_task(anext(self.manager.generate_request(request, None))))
-            while request.rid not in self.manager.rid_to_state or not self.manager.rid_to_state[request.rid].dispatched:
-                await asyncio.sleep(0.001)
-        await self.manager._async_dispatch_to_scheduler(ContinueGenerationReqInput())
+    async def _ask(self, requests: list[Ask]) -> list[dict[str, Any]]:
+        fields = [
+            {
+                "input_ids": request.tokens,
+                "sampling_params": greedy(NEW_TOKENS),
+                "return_logprob": True,
+                "logprob_start_len": -1,
+                "extra_key": request.salt,
+            }
+            for request in requests
+        ]
         return [
             {
                 "tokens": answer["output_ids"],
-                "log_probs": [entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
+                "log_probs": log_probs(answer),
                 "cached": answer["meta_info"]["cached_tokens"],
             }
-            for answer in await asyncio.gather(*tasks)
+            for answer in await ask_together(self.manager, fields)
         ]
 
     async def _abort(self, tokens: list[int]) -> None:
@@ -204,7 +182,7 @@ class Course:
             request = GenerateReqInput(
                 rid=f"aborted-{number}",
                 input_ids=tokens,
-                sampling_params={"max_new_tokens": 2000, "temperature": 0, "ignore_eos": True},
+                sampling_params=greedy(2000),
                 stream=True,
             )
             answers = self.manager.generate_request(request, None)

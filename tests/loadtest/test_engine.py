@@ -9,13 +9,12 @@ from sgl_indexcache.launch import Server
 from sgl_indexcache.loadtest.workload.spec import load_workload
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 
+from ..server import cpu_server
+
 pytestmark = pytest.mark.engine
 
-FLAGS = [
-    "--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "16384", "--random-seed", "0",
-    "--max-running-requests", "8", "--chunked-prefill-size", "2048", "--log-level", "warning",
-    "--skip-server-warmup", "--enable-metrics", "--enable-cache-report",
-]  # fmt: skip
+FLAGS = ["--max-running-requests", "8", "--chunked-prefill-size", "2048", "--skip-server-warmup"]
+FLAGS += ["--enable-metrics", "--enable-cache-report"]
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("engine")
     spec = RandomModelSpec(architecture="glm_moe_dsa", layers=4, index_topk=64, index_n_heads=4, index_head_dim=32)
     model = write_random_model(folder / "model", spec)
-    arguments = ["--model-path", str(model), "--pattern", "FSSS", *FLAGS]
-    # One thread: on a small, busy machine more only wait for each other.
-    with Server(arguments, folder / "server.log", {"OMP_NUM_THREADS": "1"}) as running:
+    with cpu_server(folder, model, "--pattern", "FSSS", *FLAGS, tokens=16384) as running:
         running.model = model  # type: ignore[attr-defined]
         yield running
 

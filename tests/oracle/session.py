@@ -1,11 +1,6 @@
 """One configuration of the engine: what is asked of it, and its answers in the reference's terms."""
 
 import base64
-import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,6 +10,7 @@ import torch
 
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 
+from ..engine import CPU_ENGINE, cpu_environment, run_job
 from .reference import Reference
 
 PROMPT, NEW, CHUNK = 700, 24, 256
@@ -128,66 +124,39 @@ def run(configuration: Configuration, folder: Path) -> Session:
     spec = configuration.spec
     model = write_random_model(folder / "model", spec)
     engine = {
+        **CPU_ENGINE,
         "model_path": str(model),
-        "device": "cpu",
-        "attention_backend": "indexcache",
         "dtype": "float32",
         "page_size": configuration.page_size,
         "chunked_prefill_size": CHUNK,
         "disable_overlap_schedule": not configuration.overlap,
-        "mem_fraction_static": 0.3,
         "max_total_tokens": 16384,
         "max_running_requests": 8,
-        "random_seed": 0,
-        "log_level": "error",
         "enable_return_indexer_topk": True,
     }
-    job, answers = folder / "job.json", folder / "answers.json"
-    asked = steps()
-    job.write_text(json.dumps({"engine": engine, "steps": asked}))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SGL_INDEXCACHE_")}
-    environment["SGLANG_USE_CPU_ENGINE"] = "1"
-    if configuration.pattern is not None:
-        environment["SGL_INDEXCACHE_PATTERN"] = configuration.pattern
-    with (folder / "engine.log").open("w") as log:
-        # In a session of its own, so that a time-out ends the engine's children too.
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("record.py")), str(job), str(answers)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status: int | str = process.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            status = f"time-out after {TIMEOUT_S} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    printed = (folder / "engine.log").read_text()[-6000:]
-    assert status == 0, f"the engine's process ended with {status}:\n{printed}"
-    found = json.loads(answers.read_text())
-    requests = {request["name"]: request for step in asked for request in step}
+    batches = steps()
+    pattern = {} if configuration.pattern is None else {"SGL_INDEXCACHE_PATTERN": configuration.pattern}
+    job = {"engine": engine, "steps": batches}
+    results = run_job("tests.oracle.record", job, folder, "engine", cpu_environment(**pattern), TIMEOUT_S)
+    requests = {request["name"]: request for step in batches for request in step}
     return Session(
         configuration,
         model,
-        {name: _answer(requests[name], found[name], spec) for name in requests},
+        {name: _answer(requests[name], results[name], spec) for name in requests},
         Reference(model, configuration.pattern),
     )
 
 
-def _answer(request: dict[str, Any], found: dict[str, Any], spec: RandomModelSpec) -> Answer:
+def _answer(request: dict[str, Any], result: dict[str, Any], spec: RandomModelSpec) -> Answer:
     prompt = request["tokens"]
-    tokens = prompt + found["output"]
-    assert len(found["output"]) == request["new_tokens"]
-    flat = torch.frombuffer(bytearray(base64.b64decode(found["selections"])), dtype=torch.int32)
+    tokens = prompt + result["output"]
+    assert len(result["output"]) == request["new_tokens"]
+    flat = torch.frombuffer(bytearray(base64.b64decode(result["selections"])), dtype=torch.int32)
     rows, targets, log_probs = [], [], []
-    first = len(prompt) - len(found["prompt_log_probs"])
+    first = len(prompt) - len(result["prompt_log_probs"])
     scored = [
-        *enumerate(found["prompt_log_probs"], first),
-        *enumerate(found["output_log_probs"], len(prompt)),
+        *enumerate(result["prompt_log_probs"], first),
+        *enumerate(result["output_log_probs"], len(prompt)),
     ]
     for position, (value, token) in scored:
         assert token == tokens[position], "log-probabilities of other tokens than those of the request"
@@ -199,7 +168,7 @@ def _answer(request: dict[str, Any], found: dict[str, Any], spec: RandomModelSpe
     return Answer(
         tokens,
         len(prompt),
-        found["cached"],
+        result["cached"],
         flat.reshape(len(tokens) - 1, spec.layers, spec.index_topk),
         rows,
         targets,

@@ -26,16 +26,15 @@ from sgl_indexcache.search import wire
 from sgl_indexcache.search.engine import Engine
 from sgl_indexcache.search.errors import SearchError
 
+from ..server import cpu_server
+
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 ALL = [Pattern("F" + "".join(tail)) for tail in itertools.product("FS", repeat=5)]
 FULL, SWITCHED = Pattern("FFFFFF"), Pattern("FSSFSS")
 IDS = Random(7).choices(range(256), k=200)
 JSON = {"Content-Type": "application/json"}
-FLAGS = [
-    *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192"),
-    *("--max-running-requests", "4", "--random-seed", "0", "--log-level", "warning", "--skip-server-warmup"),
-]
+FLAGS = ["--max-running-requests", "4", "--skip-server-warmup"]
 
 
 @dataclass
@@ -62,9 +61,7 @@ class Live:
 
 
 def start(folder: Path, pattern: Pattern, *more: str) -> Server:
-    flags = ["--model-path", str(folder / "model"), "--pattern", str(pattern), *FLAGS, *more]
-    # On a busy machine threads that wait for one another cost more than the second core of so small a model gives.
-    return Server(flags, folder / f"{pattern}.log", {"OMP_NUM_THREADS": "1"})
+    return cpu_server(folder / str(pattern), folder / "model", "--pattern", str(pattern), *FLAGS, *more)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.search import wire
-from sgl_indexcache.sglang_port import runtime, switch
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.seams.common import switch
 
 NEW = Pattern("FSSFSS")
 

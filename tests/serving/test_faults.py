@@ -23,45 +23,35 @@ from prometheus_client.parser import text_string_to_metric_families
 from sgl_indexcache.launch import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 
+from ..engine import greedy
+from ..server import cpu_server, post
+
 pytestmark = pytest.mark.engine
 
 STREAMS = 500
 AT_ONCE = 24
 SETTINGS = "pattern: FSF\nstore: {enabled: true, snapshot_mib: 8, self_check: true}\n"
-FLAGS = [
-    *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"),
-    *("--max-running-requests", "8", "--log-level", "warning", "--skip-server-warmup", "--enable-metrics"),
-]
+FLAGS = ["--max-running-requests", "8", "--skip-server-warmup", "--enable-metrics"]
 BUSY = ("sglang:num_running_reqs", "sglang:num_queue_reqs")
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring" / "generate.py"
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One address; the tests kill what serves there and start it again."""
     folder = tmp_path_factory.mktemp("faults")
     model = write_random_model(folder / "model", RandomModelSpec(layers=3, index_topk=64))
-    (folder / "indexcache.yaml").write_text(SETTINGS)
-    return ["--model-path", str(model), "--config", str(folder / "indexcache.yaml"), *FLAGS]
-
-
-@pytest.fixture(scope="module")
-def server(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One address; the tests kill what serves there and start it again."""
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    with Server(arguments, log, {"OMP_NUM_THREADS": "1", "SGL_INDEXCACHE_TELEMETRY__EVENTS": "false"}) as running:
+    silent = {"SGL_INDEXCACHE_TELEMETRY__EVENTS": "false"}
+    with cpu_server(folder, model, *FLAGS, settings=SETTINGS, **silent) as running:
         yield running
 
 
 def body(prompt: list[int], tokens: int, *, stream: bool = True) -> dict[str, Any]:
-    sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
-    return {"input_ids": prompt, "sampling_params": sampling, "stream": stream}
+    return {"input_ids": prompt, "sampling_params": greedy(tokens), "stream": stream}
 
 
 def generate(server: Server, prompt: list[int], tokens: int = 2) -> dict[str, Any]:
-    data = json.dumps(body(prompt, tokens, stream=False)).encode()
-    request = urllib.request.Request(server.url + "/generate", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return dict(json.load(answer))
+    return dict(json.loads(post(server, "/generate", body(prompt, tokens, stream=False), timeout=60)))
 
 
 def metrics(server: Server) -> str:
@@ -156,8 +146,7 @@ def test_streams_that_are_cut_off_leave_nothing_behind(server: Server) -> None:
     assert (store["requests"], store["live"], store.get("reading", 0)) == (0, 0, 0)
     assert store["free"] + store["held"] == store["slots"]
     # Prefixes are still cached; a flush, which SGLang refuses while a request lives, leaves nothing.
-    with urllib.request.urlopen(urllib.request.Request(server.url + "/flush_cache", b""), timeout=30) as answer:
-        assert answer.status == 200
+    post(server, "/flush_cache", timeout=30)
     generate(server, [1])
     store = server.indexcache_state()["store"]
     assert (store["held"], store["live"], store["requests"], store["free"]) == (0, 0, 0, store["slots"])

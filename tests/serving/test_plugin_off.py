@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..engine import ROOT
+
 UNTOUCHED = """
 import torch
 before = torch.cuda.get_device_capability
@@ -22,26 +24,6 @@ assert "indexcache" not in ATTENTION_BACKENDS and "indexcache" not in ATTENTION_
 print("untouched")
 """
 
-LLAMA = """
-import json, sys
-import sglang
-
-if __name__ == "__main__":
-    engine = sglang.Engine(
-        model_path=sys.argv[1], device="cpu", attention_backend="torch_native", dtype="float32", page_size=1,
-        skip_tokenizer_init=True, mem_fraction_static=0.3, max_total_tokens=4096, random_seed=0,
-        log_level="error", grammar_backend="none",
-    )
-    answer = engine.generate(
-        input_ids=[list(range(200)), list(range(90, 190))],
-        sampling_params={"max_new_tokens": 8, "temperature": 0, "ignore_eos": True},
-        return_logprob=True, logprob_start_len=0,
-    )
-    keep = ("input_token_logprobs", "output_token_logprobs")
-    print(json.dumps([[one["output_ids"], [one["meta_info"][name] for name in keep]] for one in answer]))
-    engine.shutdown()
-"""
-
 
 def run(*command: str, **environment: str) -> str:
     """The last line that a Python process prints, with SGLang's CPU engine switched on."""
@@ -51,6 +33,7 @@ def run(*command: str, **environment: str) -> str:
         text=True,
         timeout=200,
         check=False,
+        cwd=ROOT,
         env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", **environment},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -82,8 +65,7 @@ print("same")
 
 
 @pytest.mark.engine
-def test_another_model_is_served_the_same_with_the_plugin_installed(llama: Path, tmp_path: Path) -> None:
-    script = tmp_path / "serve_llama.py"
-    script.write_text(LLAMA)
-    without = run(str(script), str(llama), SGLANG_PLUGINS="another")
-    assert json.loads(run(str(script), str(llama))) == json.loads(without)
+def test_another_model_is_served_the_same_with_the_plugin_installed(llama: Path) -> None:
+    program = ("-m", "tests.serving.plain_engine", str(llama))
+    without = run(*program, SGLANG_PLUGINS="another")
+    assert json.loads(run(*program)) == json.loads(without)

@@ -3,9 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +12,17 @@ import pytest
 from sgl_indexcache.demo.conversation import Conversation
 from sgl_indexcache.launch import Server
 
+from ..server import cpu_server, post, refusal
+
 pytestmark = pytest.mark.engine
 
 PATTERN = "FSSFSS"
-FLAGS = ["--dtype", "bfloat16", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"]
 
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
-    settings = folder / "indexcache.yaml"
-    settings.write_text(f"pattern: {PATTERN}\n")
-    arguments = ["--model-path", str(model), "--config", str(settings), *FLAGS, "--log-level", "warning"]
-    with Server(arguments, folder / "server.log") as running:
+    with cpu_server(folder, model, settings=f"pattern: {PATTERN}\n", dtype="bfloat16") as running:
         yield running
 
 
@@ -55,23 +50,13 @@ def test_a_conversation_reuses_its_prefix_and_the_work_saved_is_counted(server: 
 
 def test_openai_chat(server: Server) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-    request = urllib.request.Request(
-        server.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert json.load(answer)["usage"]["completion_tokens"] >= 1
+    answer = json.loads(post(server, "/v1/chat/completions", body))
+    assert answer["usage"]["completion_tokens"] >= 1
 
 
 def test_a_port_in_use_is_refused(server: Server, model: Path) -> None:
-    command = [sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model)]
-    done = subprocess.run(
-        [*command, "--port", str(server.port), *FLAGS], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert f"port {server.port} on 127.0.0.1 cannot be used" in errors[0]
-    assert "Traceback" not in done.stderr
+    sentence = refusal("--model-path", str(model), "--port", str(server.port))
+    assert f"port {server.port} on 127.0.0.1 cannot be used" in sentence
 
 
 def test_stopping_leaves_no_process_behind(server: Server) -> None:

@@ -1,16 +1,15 @@
 """The index store in the real engine: the same bits as without it, less indexer work, nothing left over."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
+from ..engine import run_program
+from ..server import refusal
+
 pytestmark = pytest.mark.engine
-
-FUZZ = Path(__file__).parents[1] / "store" / "fuzz.py"
-
 
 PLANS = {
     "margins": ["--schedules", "16", "--mixed"],
@@ -24,17 +23,16 @@ PLANS = {
 def test_random_schedules_give_the_bits_that_they_give_without_the_store(plan: str, tmp_path: Path) -> None:
     """A small cut of what docs/results/store-fuzz.md reports; salted tenants, repeats and eviction included."""
     out = tmp_path / "fuzz.json"
-    command = [sys.executable, str(FUZZ), *PLANS[plan], "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    found = json.loads(out.read_text())
-    assert found["differing"] == found["unsound"] == found["disagreements"] == []
-    assert found["decisions"] > 100 or plan != "ranks"
-    assert found["work_on"]["reused_rows"] > 0
-    assert found["work_off"]["reused_rows"] == 0
+    program = ["-m", "tests.store.fuzz", *PLANS[plan], "--out", str(out)]
+    run_program(program, tmp_path / "fuzz.log", os.environ, timeout=280)
+    report = json.loads(out.read_text())
+    assert report["differing"] == report["unsound"] == report["disagreements"] == []
+    assert report["decisions"] > 100 or plan != "ranks"
+    assert report["work_on"]["reused_rows"] > 0
+    assert report["work_off"]["reused_rows"] == 0
     # Aborts take their own time, so the two engines do not count exactly the same rows.
-    assert found["work_on"]["full_keys"] < found["work_off"]["full_keys"]
-    store = found["store"]
+    assert report["work_on"]["full_keys"] < report["work_off"]["full_keys"]
+    store = report["store"]
     assert store["hits"] > 0
     # Of what the twins keep, the pool of 1 MiB holds all.
     assert store["evicted"] > 0 or plan == "twins"
@@ -47,15 +45,7 @@ def serve(model: Path, *arguments: str) -> str:
     """Run `serve` with the store on, which must fail as a user error; returns the sentence."""
     settings = model / "store.yaml"
     settings.write_text("store: {enabled: true, snapshot_mib: 1}\n")
-    command = [sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model)]
-    done = subprocess.run(
-        [*command, "--config", str(settings), *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr[-2000:]
-    return errors[0]
+    return refusal("--model-path", str(model), "--config", str(settings), *arguments)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,6 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -21,15 +17,14 @@ from sgl_indexcache.settings import Scoring, SettingsError, load
 from sgl_indexcache.sglang_port import two_level
 from sgl_indexcache.sglang_port.refusals import RefusedError
 
+from ..server import cpu_server, post, refusal
+
 PATTERN = "FSF"
 TOPK = 64
 SETTINGS = f"pattern: {PATTERN}\nscoring: {{mode: two_level, shortlist: 384, recall_floor: 0.0, sample_rows: 32}}\n"
 IDS = Random(3).choices(range(256), k=1300)
-FLAGS = [
-    *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"),
-    *("--max-running-requests", "4", "--log-level", "warning", "--skip-server-warmup"),
-    *("--chunked-prefill-size", "512", "--enable-return-indexer-topk"),
-]
+FLAGS = ["--max-running-requests", "4", "--skip-server-warmup", "--chunked-prefill-size", "512"]
+FLAGS += ["--enable-return-indexer-topk"]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
-    settings = folder / "indexcache.yaml"
-    settings.write_text(SETTINGS)
-    arguments = ["--model-path", str(model), "--config", str(settings), *FLAGS]
-    with Server(arguments, folder / "server.log", {"OMP_NUM_THREADS": "1"}) as running:
+    with cpu_server(folder, model, *FLAGS, settings=SETTINGS) as running:
         yield running
 
 
@@ -56,11 +48,7 @@ def generate(server: Server, ids: list[int], tenant: str) -> tuple[np.ndarray, i
         "return_indexer_topk": True,
         "extra_key": tenant,
     }
-    request = urllib.request.Request(
-        server.url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        meta = json.load(answer)["meta_info"]
+    meta = json.loads(post(server, "/generate", body))["meta_info"]
     flat = np.frombuffer(base64.b64decode(meta["indexer_topk"]), dtype=np.int32)
     return flat.reshape(len(ids) + 3, len(PATTERN), TOPK), meta["cached_tokens"]
 
@@ -128,20 +116,6 @@ def test_a_shortlist_that_is_neither_keys_nor_a_fraction() -> None:
 def test_a_server_that_cannot_does_not_start(model: Path) -> None:
     variables = {"SGL_INDEXCACHE_SCORING__MODE": "two_level", "SGL_INDEXCACHE_SCORING__SHORTLIST": "64"}
     override = f'{{"index_topk": {TOPK + 1}}}'
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "sgl_indexcache.cli", "serve", "--model-path", str(model)),
-            *("--json-model-override-args", override),
-        ],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "scoring.shortlist is 64 keys" in errors[0]
-    assert "at least 65" in errors[0]
+    sentence = refusal(*("--model-path", str(model), "--json-model-override-args", override), timeout=200, **variables)
+    assert "scoring.shortlist is 64 keys" in sentence
+    assert "at least 65" in sentence

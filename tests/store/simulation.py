@@ -101,7 +101,7 @@ class Simulation:
     def __init__(self, slots: int, settled: float | None = 0.8) -> None:
         from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
-        from sgl_indexcache.sglang_port.radix import tree_class
+        from sgl_indexcache.sglang_port.seams.common.radix import tree_class
 
         self.allocator = Allocator()
         self.table = torch.zeros(REQUESTS, KV * 2, dtype=torch.int32)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .decisions import compare
+from .fuzz.decisions import compare
 
 LINES = [f"begin {number}" for number in range(9)]
 

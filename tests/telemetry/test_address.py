@@ -8,7 +8,7 @@ import zmq
 import zmq.auth
 
 from sgl_indexcache.settings import Settings
-from sgl_indexcache.sglang_port import events as seam
+from sgl_indexcache.sglang_port.seams.common import events as seam
 from sgl_indexcache.telemetry import address, events
 from sgl_indexcache.telemetry.address import Address, check, resolve
 from sgl_indexcache.telemetry.errors import TelemetryError

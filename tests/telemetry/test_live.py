@@ -24,6 +24,8 @@ from sgl_indexcache.telemetry import names
 from sgl_indexcache.telemetry.events import Fallback, PatternChanged, PrefixEvicted, PrefixReused, PrefixStored
 from sgl_indexcache.telemetry.subscriber import Subscriber
 
+from ..server import cpu_server, post
+
 pytestmark = pytest.mark.engine
 
 PATTERN = "FSF"
@@ -33,8 +35,7 @@ scoring: {{mode: two_level, shortlist: 384, recall_floor: 1.0, sample_rows: 8}}
 store: {{enabled: true, snapshot_mib: 8}}
 """
 FLAGS = [
-    *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "8192", "--random-seed", "0"),
-    *("--max-running-requests", "4", "--log-level", "warning", "--skip-server-warmup", "--enable-metrics"),
+    *("--max-running-requests", "4", "--skip-server-warmup", "--enable-metrics"),
     # The guard judges a context before a forward: by its samples in an earlier one.
     *("--chunked-prefill-size", "768"),
 ]
@@ -46,26 +47,16 @@ SGLANG_LABELS = {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("telemetry")
     model = write_random_model(folder / "model", RandomModelSpec(layers=len(PATTERN), index_topk=64))
-    settings = folder / "indexcache.yaml"
-    settings.write_text(SETTINGS)
-    arguments = ["--model-path", str(model), "--config", str(settings), *FLAGS]
     # A short one: what lies below it are Unix sockets.
-    with tempfile.TemporaryDirectory(prefix="ic") as private:
-        environment = {"OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": private}
-        with Server(arguments, folder / "server.log", environment) as running:
-            yield running
-
-
-def ask(server: Server, path: str, body: dict[str, Any] | None = None) -> None:
-    request = urllib.request.Request(
-        server.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        assert answer.status == 200
+    with (
+        tempfile.TemporaryDirectory(prefix="ic") as private,
+        cpu_server(folder, model, *FLAGS, settings=SETTINGS, XDG_RUNTIME_DIR=private) as running,
+    ):
+        yield running
 
 
 def generate(server: Server) -> None:
-    ask(
+    post(
         server,
         "/generate",
         {"input_ids": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 3, "ignore_eos": True}},
@@ -133,8 +124,8 @@ def story(server: Server) -> Story:
             if values == here:
                 break
         state = server.indexcache_state()
-        ask(server, "/flush_cache")
-        ask(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
+        post(server, "/flush_cache")
+        post(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
         time.sleep(1.5)
         told = subscriber.replay()
     assert told is not None

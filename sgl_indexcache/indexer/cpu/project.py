@@ -57,43 +57,34 @@ def project_key(layer: IndexerWeights, x: torch.Tensor, positions: torch.Tensor)
 
 
 def project_query(
-    layer: IndexerWeights, x: torch.Tensor, q_lora: torch.Tensor, positions: torch.Tensor
+    layer: IndexerWeights,
+    x: torch.Tensor,
+    q_lora: torch.Tensor,
+    positions: torch.Tensor,
+    is_plain_matrix: Callable[[Any], bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Index queries `[T, H, D]` in x's dtype and float32 head gates `[T, H]` of hidden states `x [T, hidden]`.
 
     q_lora [T, q_lora_rank], positions int64 [T]. Rotary embedding turns the first `rope_head_dim` columns. The
     gates hold H^-0.5 * D^-0.5.
+
+    is_plain_matrix  whether a linear layer of SGLang does nothing but multiply by its `weight [out, in]`
     """
-    q = _multiply(layer.wq_b, q_lora).view(-1, layer.n_heads, layer.head_dim)
+    q = _multiply(layer.wq_b, q_lora, is_plain_matrix(layer.wq_b)).view(-1, layer.n_heads, layer.head_dim)
     rotate_(q[..., : layer.rope_head_dim], layer.rotary_emb, positions)
     gates = torch.nn.functional.linear(x.float(), layer.weights_proj.weight.float())
     return q, gates * (layer.n_heads**-0.5 * layer.softmax_scale)
 
 
-def _multiply(linear: Any, x: torch.Tensor) -> torch.Tensor:
+def _multiply(linear: Any, x: torch.Tensor, is_plain: bool) -> torch.Tensor:
     """Product `[T, out]` of a linear layer of SGLang and `x [T, in]`.
 
     oneDNN's where the layer is nothing but a float32 matrix: it takes two thirds of the time of torch's. Every other
     layer (quantised, packed, with a bias, an adapter or a hook) multiplies by itself.
     """
     product: torch.Tensor
-    if _is_matrix(linear) and takes_onednn(x, linear.weight):
+    if is_plain and takes_onednn(x, linear.weight):
         product = torch.ops.mkldnn._linear_pointwise(x, linear.weight, None, "none", [], "")
     else:
         product = linear(x)[0]
     return product
-
-
-def _is_matrix(linear: Any) -> bool:
-    """Whether SGLang's `linear` does nothing but multiply by its `weight [out, in]`."""
-    from sglang.srt.layers.linear import ReplicatedLinear
-    from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
-
-    # Exact types: a subclass, or an adapter's wrapper, may do more.
-    return (
-        type(linear) is ReplicatedLinear
-        and type(linear.quant_method) is UnquantizedLinearMethod
-        and linear.bias is None
-        and not getattr(linear, "use_intel_amx_backend", False)
-        and not (linear._forward_hooks or linear._forward_pre_hooks)
-    )

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.indexer.cpu import project
+from sgl_indexcache.attention.cpu import is_plain_matrix
+from sgl_indexcache.indexer.cpu.project import _multiply
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def layer() -> Any:
 @pytest.mark.parametrize("rows", [0, 1, 7, 130])
 def test_the_product_is_that_of_the_layer(rows: int, layer: Any) -> None:
     x = torch.randn(rows, 24)
-    assert project._is_matrix(layer)
-    torch.testing.assert_close(project._multiply(layer, x), layer(x)[0], rtol=1e-5, atol=1e-5)
+    assert is_plain_matrix(layer)
+    torch.testing.assert_close(_multiply(layer, x, is_plain_matrix(layer)), layer(x)[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("what", ["adapter", "quantised", "bias", "packed", "hook"])
@@ -52,16 +53,16 @@ def test_a_layer_that_does_more_multiplies_by_itself(what: str, layer: Any) -> N
         expected = plain + 1
     elif what == "packed":
         layer.use_intel_amx_backend = True
-        assert not project._is_matrix(layer)
+        assert not is_plain_matrix(layer)
         return
     else:
         layer.register_forward_hook(lambda module, args, output: (output[0] - 1, output[1]))
         expected = plain - 1
-    assert not project._is_matrix(layer)
-    torch.testing.assert_close(project._multiply(layer, x), expected, rtol=1e-5, atol=1e-5)
+    assert not is_plain_matrix(layer)
+    torch.testing.assert_close(_multiply(layer, x, is_plain_matrix(layer)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_dtypes_are_left_to_the_layer(layer: Any) -> None:
     layer.weight.data = layer.weight.data.bfloat16()
     x = torch.randn(5, 24).bfloat16()
-    assert torch.equal(project._multiply(layer, x), layer(x)[0])
+    assert torch.equal(_multiply(layer, x, is_plain_matrix(layer)), layer(x)[0])

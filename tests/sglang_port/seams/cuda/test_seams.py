@@ -9,8 +9,9 @@ import pytest
 import torch
 from sglang.srt.layers.attention.dsa.dsa_topk_backend import DSATopKBackend, TopkTransformMethod
 
-from sgl_indexcache.sglang_port import cuda_indexer, cuda_topk, registry
+from sgl_indexcache.sglang_port import registry
 from sgl_indexcache.sglang_port.base import BrokenSeamError, Hook
+from sgl_indexcache.sglang_port.seams.cuda import indexer, topk
 
 HOOKS = [hook for seam in registry.SEAMS if seam.devices == frozenset({"cuda"}) for hook in seam.hooks]
 
@@ -25,14 +26,14 @@ def test_every_target_is_there_with_its_parameters(hook: Hook) -> None:
 def test_the_indexer_proof_fires_when_metadata_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     from sglang.srt.layers.attention.dsa.dsa_indexer_metadata import DSAIndexerMetadata
 
-    assert "our indexer kernel" in cuda_indexer._probe()
+    assert "our indexer kernel" in indexer._probe()
     monkeypatch.delattr(DSAIndexerMetadata, "get_token_to_batch_idx")
     # The base class still has it, as something that returns nothing.
     monkeypatch.delattr(
         "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.BaseIndexerMetadata.get_token_to_batch_idx"
     )
     with pytest.raises(BrokenSeamError, match="get_token_to_batch_idx does not exist"):
-        cuda_indexer._probe()
+        indexer._probe()
 
 
 # Two requests of 10 and 4 tokens, the last 3 and 2 of them in this forward; keys of both stand in one row of logits.
@@ -50,7 +51,7 @@ def transform(k: int, method: TopkTransformMethod, logits: torch.Tensor, **more:
 
     fields = {"row_starts": STARTS, "lengths": LENGTHS, **more}
     lengths = fields.pop("lengths")
-    found: torch.Tensor = cuda_topk._topk_transform(
+    found: torch.Tensor = topk._topk_transform(
         original, DSATopKBackend("sgl-kernel"), logits, lengths, k, method, metadata, **fields
     )
     return found
@@ -58,7 +59,7 @@ def transform(k: int, method: TopkTransformMethod, logits: torch.Tensor, **more:
 
 @pytest.mark.parametrize("elements", [1, 30, 1 << 24])
 def test_paged_selections_of_any_width_are_the_best_slots(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_topk, "SORTED_ELEMENTS", elements)
+    monkeypatch.setattr(topk, "SORTED_ELEMENTS", elements)
     logits = torch.randn(5, 14)
     found = transform(4, TopkTransformMethod.PAGED, logits)
     assert found.dtype == torch.int32

@@ -5,27 +5,16 @@ all seams before `Scheduler.__init__` does anything; the factory of the attentio
 in case this very seam is the one that is missing.
 """
 
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
-
-
-def stop(error: UserError) -> NoReturn:
-    """Print one sentence and end the process with exit code 2.
-
-    SGLang catches every Exception in a scheduler and wraps it in pages of traceback; SystemExit passes.
-    """
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(2) from None
+from sgl_indexcache.sglang_port.proof import device_of_process, stop, verify
 
 
 def _before(scheduler: Any, server_args: Any, *args: Any, **kwargs: Any) -> None:
     if server_args.attention_backend != BACKEND_NAME:
         return
-    from sgl_indexcache.sglang_port.registry import device_of_process, verify
-
     try:
         verify(device_of_process())
     except UserError as error:

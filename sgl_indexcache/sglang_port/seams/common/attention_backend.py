@@ -12,7 +12,7 @@ from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Settings
 from sgl_indexcache.sglang_port import index_store, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
-from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.sglang_port.proof import device_of_process, stop, verify
 from sgl_indexcache.store import IndexStore, Keeper
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def _register() -> None:
 
 
 def _cpu() -> bool:
-    from sgl_indexcache.sglang_port.registry import device_of_process
-
     return device_of_process() == "cpu"
 
 
@@ -63,8 +61,6 @@ def create(model_runner: "ModelRunner") -> Any:
 
 
 def _create(model_runner: "ModelRunner") -> Any:
-    from sgl_indexcache.sglang_port.registry import device_of_process, verify
-
     device = device_of_process()
     if str(model_runner.device) != device:
         raise SeamError(f"the model runs on {model_runner.device}, but the seams were installed for {device}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
-from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.sglang_port.proof import stop
 from sgl_indexcache.store import Keeper
 from sgl_indexcache.store.check import Held
 from sgl_indexcache.store.tails import Tail, Tails

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sgl_indexcache.sglang_port.server_args import _sleep_soon
+from sgl_indexcache.sglang_port.seams.common.server_args import _sleep_soon
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

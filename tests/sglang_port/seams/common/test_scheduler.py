@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.sglang_port import runtime, scheduler
+from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BrokenSeamError
+from sgl_indexcache.sglang_port.seams.common import scheduler
 from sgl_indexcache.store import Turn
 
 

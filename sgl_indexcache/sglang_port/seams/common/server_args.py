@@ -13,6 +13,7 @@ from sgl_indexcache.pattern import resolve as resolve_pattern
 from sgl_indexcache.settings import SettingsError
 from sgl_indexcache.sglang_port import index_store, refusals, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, Hook, Seam
+from sgl_indexcache.sglang_port.proof import device_of_process, verify
 from sgl_indexcache.telemetry import address
 
 # GNU OpenMP's waiting, as the schedulers will inherit it; see _sleep_soon.
@@ -35,8 +36,6 @@ def _post_init(original: Any, args: Any) -> None:
             )
         original(args)
         return
-    from sgl_indexcache.sglang_port.registry import device_of_process, verify
-
     verify(device_of_process())
     refusals.check(args, device_of_process())
     pattern, config = _apply_pattern(args)

@@ -7,8 +7,9 @@ ranks export are SGLang's (observability/metrics_collector.py:1054).
 
 from typing import Any
 
-from sgl_indexcache.sglang_port import events, runtime
+from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
+from sgl_indexcache.sglang_port.seams.common import events
 from sgl_indexcache.telemetry.readings import Sources
 from sgl_indexcache.telemetry.scheduler import Telemetry
 

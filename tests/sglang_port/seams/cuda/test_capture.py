@@ -8,7 +8,8 @@ import torch
 from sglang.srt.runtime_context import get_resources
 from sglang.srt.state_capturer.indexer_topk import IndexerTopkCapturer
 
-from sgl_indexcache.sglang_port import cuda_capture, runtime
+from sgl_indexcache.sglang_port import runtime
+from sgl_indexcache.sglang_port.seams.cuda import capture
 
 PAGE = 4
 
@@ -34,7 +35,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def forward(backend: SimpleNamespace, slots: list[int], positions: list[int]) -> None:
     batch = SimpleNamespace(out_cache_loc=torch.tensor(slots), positions=torch.tensor(positions))
-    assert cuda_capture._remember("kept", backend, batch) == "kept"
+    assert capture._remember("kept", backend, batch) == "kept"
 
 
 def test_slots_become_ascending_positions(backend: SimpleNamespace) -> None:
@@ -43,7 +44,7 @@ def test_slots_become_ascending_positions(backend: SimpleNamespace) -> None:
     taken = Taken()
     capturer = object.__new__(IndexerTopkCapturer)
     rows = torch.tensor([[5, 9, 11, -1], [-1, -1, -1, -1]], dtype=torch.int32)
-    cuda_capture._capture(taken, capturer, 3, rows)
+    capture._capture(taken, capturer, 3, rows)
     assert taken.found[3].tolist() == [[0, 2, 4, -1], [-1, -1, -1, -1]]
     assert taken.found[3].dtype == torch.int32
 
@@ -52,22 +53,22 @@ def test_a_recycled_slot_has_its_new_position(backend: SimpleNamespace) -> None:
     forward(backend, [4, 5], [0, 1])
     forward(backend, [5], [7])
     taken = Taken()
-    cuda_capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, torch.tensor([[4, 5]], dtype=torch.int32))
+    capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, torch.tensor([[4, 5]], dtype=torch.int32))
     assert taken.found[0].tolist() == [[0, 7]]
 
 
 def test_decode_graphs_read_the_table_and_their_replays_write_it(backend: SimpleNamespace) -> None:
     batch = SimpleNamespace(out_cache_loc=torch.tensor([0, 0]), positions=torch.tensor([0, 0]))
-    cuda_capture._remember(None, backend, batch, in_capture=True)
+    capture._remember(None, backend, batch, in_capture=True)
     table = backend.position_of_slot
     assert table.eq(-1).all()
     forward(backend, [8, 9, 10], [0, 1, 2])
     step = SimpleNamespace(out_cache_loc=torch.tensor([11]), positions=torch.tensor([3, 0]))  # padded to two rows
-    assert cuda_capture._remember("kept", backend, step) == "kept"
+    assert capture._remember("kept", backend, step) == "kept"
     assert backend.position_of_slot is table
     taken = Taken()
     rows = torch.tensor([[11, 8, -1]], dtype=torch.int32)
-    cuda_capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, rows)
+    capture._capture(taken, object.__new__(IndexerTopkCapturer), 0, rows)
     assert taken.found[0].tolist() == [[0, 3, -1]]
 
 
@@ -75,7 +76,7 @@ def test_without_a_capturer_nothing_of_a_forward_is_read(
     backend: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(get_resources(), "indexer_capturer", None)
-    assert cuda_capture._remember("kept", backend, SimpleNamespace()) == "kept"
+    assert capture._remember("kept", backend, SimpleNamespace()) == "kept"
     assert backend.position_of_slot is None
 
 
@@ -86,5 +87,5 @@ def test_other_captures_and_other_backends_are_left_alone(backend: SimpleNamespa
     assert not hasattr(other, "position_of_slot")
     forward(backend, [4, 5], [0, 1])
     taken = Taken()
-    cuda_capture._capture(taken, object(), 0, rows)
+    capture._capture(taken, object(), 0, rows)
     assert taken.found[0] is rows

@@ -10,7 +10,7 @@ from typing import Any
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
-from sgl_indexcache.sglang_port.self_check import stop
+from sgl_indexcache.sglang_port.proof import stop
 
 publisher: Any = None
 """The Publisher of this process; None where events are off, and in other processes."""

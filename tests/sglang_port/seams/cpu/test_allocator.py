@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_indexcache.sglang_port.cpu_allocator import AllocDecode, AllocExtend
+from sgl_indexcache.sglang_port.seams.cpu.allocator import AllocDecode, AllocExtend
 
 
 class Plain:

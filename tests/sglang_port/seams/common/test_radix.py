@@ -7,8 +7,9 @@ import pytest
 
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Settings, SettingsError, Store
-from sgl_indexcache.sglang_port import index_store, radix, runtime
+from sgl_indexcache.sglang_port import index_store, runtime
 from sgl_indexcache.sglang_port.refusals import STORE_REFUSALS, RefusedError
+from sgl_indexcache.sglang_port.seams.common import radix
 from sgl_indexcache.store import IndexStore, Pool, StoreError
 
 ARGS: dict[str, Any] = {

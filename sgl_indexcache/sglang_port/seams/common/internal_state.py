@@ -4,8 +4,9 @@ from typing import Any
 
 from sgl_indexcache import __version__
 from sgl_indexcache.attention.base import Backend
-from sgl_indexcache.sglang_port import metrics, runtime
+from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, Hook, Seam
+from sgl_indexcache.sglang_port.seams.common import metrics
 from sgl_indexcache.store.check import check
 
 

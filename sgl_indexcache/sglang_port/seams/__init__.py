@@ -1,0 +1,1 @@
+"""Every hook into SGLang, one file a seam, by the device that needs it."""
