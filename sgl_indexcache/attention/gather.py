@@ -3,7 +3,7 @@
 import torch
 
 from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.kernels.sparse_mla import sparse_mla
+from sgl_indexcache.kernels.sparse_mla.cpu import sparse_mla
 
 # Gathered keys of about this many elements at a time stay in a core's cache between the two products.
 # Chosen by kernels/benchmarks/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).

@@ -20,7 +20,7 @@ from sgl_indexcache.indexer.cuda import select_rows
 from sgl_indexcache.indexer.forms import Form, Terms
 from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.telemetry.work import IndexerWork

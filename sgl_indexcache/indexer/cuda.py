@@ -31,7 +31,7 @@ def select_rows(
     queries [T, H, 128] fp8; gates [T, H] or [T, H, 1] fp32 with all constants folded in; index_k uint8
     [pages, 64 * 132]; page_table int32 [B, P]; request and lengths int32 [R]; offsets int32 [R] for form "offsets".
     """
-    from sgl_indexcache.kernels.score_select import score_select
+    from sgl_indexcache.kernels.score_select.cuda import score_select
 
     rows = lengths.shape[0]
     if rows < out.shape[0]:

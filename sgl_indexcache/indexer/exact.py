@@ -8,8 +8,8 @@ import torch
 
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.indexer.workers import share
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 
 Queries = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
 """Index queries `[R, H, D]` and head gates `[R, H]` of a slice of R rows. Computed when they are needed: for all

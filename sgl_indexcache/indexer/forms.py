@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 
 Form = Literal["slots", "offsets", "positions"]
 """KV slots, offsets into the flattened KV of a forward's requests, or positions of the request."""

@@ -9,7 +9,8 @@ from torch.nn.functional import pad
 
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import Guard
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist import GROUP
 
 
 class Plain(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from sgl_indexcache.indexer.cuda import select_rows
 from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.parts import Part, Rows
-from sgl_indexcache.kernels.shortlist.guard import judge
+from sgl_indexcache.kernels.shortlist.cuda_guard import judge
 from sgl_indexcache.store.device_pages import DevicePages
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE, choose_pages, to_positions
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
+from sgl_indexcache.kernels.shortlist import choose_pages, to_positions
 
 DIGESTS = 2
 """Pages just before a row's own whose digests vote."""

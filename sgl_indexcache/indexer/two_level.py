@@ -12,8 +12,8 @@ import torch
 from sgl_indexcache.indexer.exact import Given, Queries, Selector
 from sgl_indexcache.indexer.rows import Rows, Span
 from sgl_indexcache.indexer.shortlist import DIGESTS, VOTED, Shortlist, select_listed
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
 from sgl_indexcache.store.pages import Pages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 

@@ -20,9 +20,9 @@ from sgl_indexcache.indexer.samples import Samples
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.indexer.two_level_decode import DecodeLists
-from sgl_indexcache.kernels.shortlist import PAGE
-from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
-from sgl_indexcache.kernels.shortlist.guard import verdicts
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist.cuda import list_pages, select_listed, summarise
+from sgl_indexcache.kernels.shortlist.cuda_guard import verdicts
 from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 
@@ -217,7 +217,7 @@ class TwoLevelCuda:
             listed = torch.empty(part.groups, part.n + 1, dtype=torch.int32, device=given.queries.device)
             listed[:, part.n] = part.complete
             list_pages(
-                heads.queries, heads.gates, packed[part.request], part.complete, part.n, most=part.most,
+                heads.queries, heads.gates, packed[part.request], part.complete, part.n, max_complete=part.most,
                 window=self._window(given.indexer), budget_bytes=self.budget_bytes, out=listed[:, : part.n],
             )  # fmt: skip
             yield part, listed, samples

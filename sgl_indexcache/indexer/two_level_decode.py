@@ -10,8 +10,9 @@ import torch
 from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
-from sgl_indexcache.kernels.shortlist import PAGE
-from sgl_indexcache.kernels.shortlist.decode import Judgement, Records, select_decoded
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist import Judgement, Records
+from sgl_indexcache.kernels.shortlist.cuda_decode import select_decoded
 from sgl_indexcache.store.device_pages import DevicePages
 from sgl_indexcache.telemetry.two_level import TwoLevelWork
 

@@ -12,8 +12,9 @@ import torch
 from sgl_indexcache.indexer.cuda import select_rows
 from sgl_indexcache.indexer.inputs import IndexerTerms, Inputs
 from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
-from sgl_indexcache.kernels.select.api import BLOCK
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.select.cuda import BLOCK
+from sgl_indexcache.kernels.shortlist import GROUP
 
 GROUPS = (1, 2, 4, 8)
 """Groups of rows, and samples of the guard, from which on the score kernel takes that many at a time."""

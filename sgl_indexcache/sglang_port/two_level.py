@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Scoring, Settings
 from sgl_indexcache.sglang_port.base import Device
@@ -78,7 +78,7 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) 
 
     from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
     from sgl_indexcache.indexer.warm_up import warm_up
-    from sgl_indexcache.kernels.select.api import MOST_CHOSEN
+    from sgl_indexcache.kernels.select.cuda import MAX_K
     from sgl_indexcache.store.device_pages import DevicePages, page_bytes
 
     pool: Any = model_runner.token_to_kv_pool
@@ -87,7 +87,7 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) 
     topk = model_runner.model_config.hf_text_config.index_topk
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings)
-    shortlist = replace(shortlist, most=MOST_CHOSEN)
+    shortlist = replace(shortlist, most=MAX_K)
     scoring = settings.scoring
     two_level = TwoLevelCuda(pages, shortlist, guard, topk, budget_bytes, scoring.min_saved_scores, scoring.decode_rows)
     indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer

@@ -2,8 +2,8 @@
 
 import torch
 
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.select.cpu import select
 
 WIDTH = 32
 """Pages that a digest names."""

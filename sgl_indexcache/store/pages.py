@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from sgl_indexcache.indexer.rows import Rows, Span
-from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, unpack_summary
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist import pack_summary, unpack_summary
 from sgl_indexcache.store.digest import WIDTH, count_pages, most_selected, vote
 
 RECORD_BYTES = {"scale": 4, "digest": 4 * WIDTH, "guard": 8, "filled": 2, "generation": 4}

@@ -5,7 +5,7 @@ import torch
 
 from sgl_indexcache.attention import gather
 from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.kernels.sparse_mla import sparse_mla
+from sgl_indexcache.kernels.sparse_mla.cpu import sparse_mla
 
 SLOTS, DIM, VALUE, HEADS, TOPK = 300, 24, 16, 3, 12
 

@@ -11,8 +11,8 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sgl_indexcache.attention.choice import Chooser, Table
 from sgl_indexcache.attention.hopper import IndexCacheHopperBackend
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.sglang_port import cuda_indexer, runtime
 
@@ -57,9 +57,9 @@ def reference_score_select(
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, backend: IndexCacheHopperBackend) -> IndexCacheHopperBackend:
-    module = ModuleType("sgl_indexcache.kernels.score_select")
+    module = ModuleType("sgl_indexcache.kernels.score_select.cuda")
     module.score_select = reference_score_select  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sgl_indexcache.kernels.score_select", module)
+    monkeypatch.setitem(sys.modules, "sgl_indexcache.kernels.score_select.cuda", module)
     backend.chooser = Chooser(
         Kernels(indexer="ours"), 4, HEADS, "bf16", hopper=True, ours=True, table=Table("test", "test", (), ())
     )

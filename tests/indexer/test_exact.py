@@ -8,8 +8,8 @@ import torch
 from sgl_indexcache.indexer import exact
 from sgl_indexcache.indexer.exact import Queries, Selector
 from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 
 HEADS, DIM, SLOTS = 4, 16, 400
 

@@ -6,8 +6,8 @@ import torch
 from sgl_indexcache.indexer import exact
 from sgl_indexcache.indexer.exact import KEYS_ALIGNED, LEAST_PRODUCTS, Given, Selector, margin
 from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 
 HEADS, DIM, TOPK = 16, 32, 24
 

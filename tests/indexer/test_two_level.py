@@ -11,9 +11,10 @@ from sgl_indexcache.indexer.exact import Given, Queries, Selector
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.indexer.shortlist import DIGESTS, VOTED, Shortlist
 from sgl_indexcache.indexer.two_level import Guard, TwoLevel
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE, pack_summary, unpack_summary
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
+from sgl_indexcache.kernels.shortlist import pack_summary, unpack_summary
 from sgl_indexcache.store.pages import Pages
 
 HEADS, DIM, TOPK, LENGTH, REQUESTS = 4, 16, 48, 11 * PAGE + 11, 3

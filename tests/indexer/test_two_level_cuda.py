@@ -12,13 +12,12 @@ from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
-from sgl_indexcache.kernels import score_select as score_select_op
-from sgl_indexcache.kernels.score import score
+from sgl_indexcache.kernels.layout import PAGE, pack
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.score_select import cuda as score_select_cuda
 from sgl_indexcache.kernels.score_select import reference as score_select_reference
-from sgl_indexcache.kernels.score_select.reference import pack
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE, api, pack_summary, reference, unpack_summary
-from sgl_indexcache.kernels.shortlist.reference import list_pages, select_listed
+from sgl_indexcache.kernels.select.cpu import select
+from sgl_indexcache.kernels.shortlist import GROUP, reference
 from sgl_indexcache.store.device_pages import DevicePages
 
 HEADS, DIM, TOPK, LENGTH, LAYER = 4, 32, 48, 9 * PAGE + 11, 5
@@ -35,12 +34,11 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def score_select(*arguments: Any, out: torch.Tensor, max_length: int, **options: Any) -> None:
         assert int(arguments[5].max()) <= max_length
         known = {name: options[name] for name in ("initial", "local", "names") if name in options}
-        out.copy_(score_select_reference.score_select(*arguments, **known))
+        out.copy_(score_select_reference.score_select(*arguments, max_length=max_length, **known))
 
-    monkeypatch.setattr(score_select_op, "score_select", score_select)
-    monkeypatch.setattr(api, "score_select", score_select)
-    monkeypatch.setattr(two_level_cuda, "summarise", reference.summarise)
-    monkeypatch.setattr(two_level_cuda, "verdicts", reference.verdicts)
+    monkeypatch.setattr(score_select_cuda, "score_select", score_select)
+    for name in ("summarise", "list_pages", "select_listed", "verdicts"):
+        monkeypatch.setattr(two_level_cuda, name, getattr(reference, name))
     monkeypatch.setattr(samples, "judge", reference.judge)
 
 
@@ -115,19 +113,27 @@ class Context:
 
     def defined(self, shortlist: Shortlist = SHORT) -> torch.Tensor:
         """Group by group, by the reference."""
-        means = self.k[: LENGTH // PAGE * PAGE].view(-1, PAGE, DIM).mean(1)
-        means = unpack_summary(pack_summary(means))
+        pages = -(-LENGTH // PAGE)
+        keys = torch.nn.functional.pad(self.k, (0, 0, 0, -LENGTH % PAGE)).view(pages, PAGE, DIM)
+        summaries, none = torch.zeros(pages, DIM + 4, dtype=torch.uint8), torch.zeros(pages, dtype=torch.uint8)
+        packed = reference.summarise(keys, torch.arange(pages), summaries, none, pages)
         out = self.exact(torch.arange(LENGTH))
         for first in range(0, LENGTH, GROUP):
             complete = torch.tensor([first // PAGE])
             if shortlist.lists_all(first // PAGE, TOPK):
                 continue
             n, head = shortlist.pages(first // PAGE, TOPK), slice(first, first + 1)
-            seen = means[: first // PAGE]
-            listed = list_pages(self.q[head], self.gates[head], seen, complete, n, shortlist.window)
-            rows = torch.arange(first, min(LENGTH, first + GROUP))
-            listed = torch.cat((listed, complete.int()[:, None]), 1).expand(len(rows), -1)
-            out[rows] = select_listed(self.q[rows], self.gates[rows], self.k, listed, rows, TOPK)
+            listed = complete.int().expand(1, n + 1).clone()
+            reference.list_pages(
+                self.q[head], self.gates[head], packed, complete, n, max_complete=pages, window=shortlist.window,
+                budget_bytes=0, out=listed[:, :n],
+            )  # fmt: skip
+            rows = slice(first, min(LENGTH, first + GROUP))
+            lengths = n * PAGE + torch.arange(rows.start, rows.stop) % PAGE + 1
+            reference.select_listed(
+                self.q[rows], self.gates[rows], keys, listed, torch.zeros_like(lengths), lengths, TOPK, names=listed,
+                budget_bytes=0, out=out[rows],
+            )  # fmt: skip
         return out
 
 

@@ -14,7 +14,7 @@ from sgl_indexcache.indexer.inputs import Inputs
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import SAMPLES, Guard
 from sgl_indexcache.indexer.two_level_cuda import TwoLevelCuda
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.store.device_pages import DevicePages
 
 TOPK, DIM, POOL, LAYERS = 48, 32, 40, [2, 5]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sgl_indexcache.indexer.rows import Rows
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.store.digest import WIDTH, count_pages, most_selected, vote
 from sgl_indexcache.store.pages import Pages, page_bytes
 

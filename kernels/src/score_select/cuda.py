@@ -5,8 +5,8 @@ from functools import cache
 import torch
 import triton
 
-from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, check, padded, score
-from sgl_indexcache.kernels.select.api import Cut, select
+from sgl_indexcache.kernels.score.cuda import DEFAULT, Shape, check, padded, score_paged
+from sgl_indexcache.kernels.select.cuda import BLOCK, Cut, select
 
 ALIGNED_ROWS = 16
 """Slices begin at multiples of this, so that every pointer keeps its alignment and no kernel compiles twice."""
@@ -84,7 +84,7 @@ def score_select(
         part = slice(first, min(rows, first + step))
         here = part.stop - part.start
         if scored:
-            score(
+            score_paged(
                 q[part], weights[part], index_k, page_table, request[part], lengths[part],
                 max_length=max_length, initial=initial, local=local, least=k,
                 out=logits[:here], maxima=maxima[:here], shape=shape,
