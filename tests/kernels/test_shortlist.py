@@ -52,13 +52,12 @@ def test_missing_summaries_are_made_of_either_layout_and_packed_as_keys_are(plai
     packed = reference.summarise(index_k, table, summaries, has_summary, 3)
     assert has_summary.nonzero()[:, 0].tolist() == [3, 7, 11]
     assert torch.equal(summaries[3], known)
-    means = unpack_summary(pack_summary(keys[[7, 11]].float().mean(1)))
-    assert torch.equal(
-        unpack(packed, torch.arange(1))[:3].float(), torch.stack((means[0], unpack_summary(known), means[1]))
-    )
+    made = pack_summary(keys[[7, 11]].float().mean(1))
+    expected = unpack_summary(torch.stack((made[0], known, made[1])))
+    assert torch.equal(unpack(packed, torch.arange(1))[:3].float(), expected)
 
 
-def listed(
+def lists_of(
     q: torch.Tensor, w: torch.Tensor, means: torch.Tensor, complete: list[int], n: int, window: int
 ) -> list[list[int]]:
     """What reference.list_pages lists."""
@@ -81,7 +80,7 @@ def test_a_list_holds_the_first_page_the_window_and_the_best() -> None:
     q, w, means = torch.randn(2, HEADS, DIM), torch.rand(2, HEADS), torch.randn(12, DIM)
     means = means.to(torch.float8_e4m3fn).float()
     complete = [12, 9]
-    for row, pages in enumerate(listed(q, w, means, complete, 6, window=2)):
+    for row, pages in enumerate(lists_of(q, w, means, complete, 6, window=2)):
         count = complete[row]
         forced = {0, count - 2, count - 1}
         scores = formula(q[row], w[row], means[:count]).tolist()
@@ -99,8 +98,8 @@ def test_the_best_of_the_listed_keys_up_to_the_row_are_selected(slots: bool) -> 
     pages = table[names]
     out = torch.empty(2, 20, dtype=torch.int32)
     reference.select_listed(
-        q, w, keys, pages, torch.tensor([0, 1]), torch.tensor([PAGE + 8, PAGE + 8]), 20, names=pages if slots else names,
-        initial=1, local=2, budget_bytes=0, out=out,
+        q, w, keys, pages, torch.tensor([0, 1]), torch.tensor([PAGE + 8, PAGE + 8]), 20,
+        names=pages if slots else names, initial=1, local=2, budget_bytes=0, out=out,
     )  # fmt: skip
     for row, first in enumerate((PAGE, 0)):
         scores = formula(q[row], w[row], keys[table].flatten(0, 1))
@@ -163,7 +162,7 @@ class Step:
         page_scores = formula(self.q[row], self.w[row], means)
         page_scores[[0, complete - 1]] = float("inf")
         best = sorted(range(complete), key=lambda page: (-float(page_scores[page]), page))[: self.n]
-        return formula(self.q[row], self.w[row], keys), sorted(best) + [complete]
+        return formula(self.q[row], self.w[row], keys), [*sorted(best), complete]
 
     def best(self, row: int, lists: list[int] | None = None) -> list[int]:
         """The row's selection among all keys, or those of some pages."""
@@ -213,7 +212,7 @@ def test_verdicts_go_by_the_latest_pages_that_suffice() -> None:
     guard = torch.zeros(1, 2000, 2, dtype=torch.int32)
     guard[0, 2:6] = torch.tensor([[10, 0], [10, 10], [0, 0], [10, 9]])
     table, out = torch.arange(2000, dtype=torch.int32)[None], torch.empty(1, 4, dtype=torch.int64)
-    # Before page 6: 9 of 10, then 19 of 20; before page 3: 0 of 10; before page 2: none; after 1,500 pages: too long ago.
+    # Before page 6: 9 of 10, 19 of 20, 19 of 30; before page 3: 0 of 10; before page 2: none; at 1,500: too long ago.
     for need, expected in ((10, [0, 1, 0, 0]), (20, [0, 0, 0, 0]), (30, [1, 0, 0, 0])):
         reference.verdicts(guard, table, torch.zeros(4).int(), torch.tensor([6, 3, 2, 1500]), need, 0.9, out)
         assert out[0].tolist() == expected

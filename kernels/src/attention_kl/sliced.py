@@ -80,7 +80,7 @@ def attention_kl(
 
         distribution = cuda.attention_distribution
     job = _Job(tuple(layers), seen, weights, topk, rows, distribution)
-    loss, figures = _Sliced.apply(*guess, job)
+    loss, figures = _Sliced.apply(*guess, job)  # type: ignore[no-untyped-call]
     return loss, figures
 
 

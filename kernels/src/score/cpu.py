@@ -1,10 +1,13 @@
 """Scores on the CPU, the formula of reference.py: oneDNN where it may, a caller's buffer for the products elsewhere."""
 
+from typing import Any
+
 import torch
 
 from sgl_indexcache.kernels.precision import accumulation_dtype
 
-FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN: Any = torch.backends.mkldnn
+FUSED = ONEDNN.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this torch can have oneDNN rectify a float32 product while it is still in registers."""
 
 
@@ -26,7 +29,8 @@ def _rectified(q: torch.Tensor, k: torch.Tensor, scratch: torch.Tensor | None) -
     """`relu(q k^T)` `[M, S]` of `q [M, D]` and `k [S, D]`, both float32 or both float64."""
     if takes_onednn(q, k):
         # torch.mm hands these shapes to MKL: slower on AMD, and another pass over the products for the relu.
-        return torch.ops.mkldnn._linear_pointwise(q, k, None, "relu", [], "")
+        rectified: torch.Tensor = torch.ops.mkldnn._linear_pointwise(q, k, None, "relu", [], "")
+        return rectified
     if scratch is None:
         scratch = torch.empty(q.shape[0] * k.shape[0], dtype=q.dtype, device=q.device)
     products = scratch[: q.shape[0] * k.shape[0]].view(q.shape[0], k.shape[0])
@@ -42,4 +46,4 @@ def takes_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def _in_full() -> bool:
     """Whether oneDNN multiplies float32 as float32: the process may have allowed it bf16 or tf32 products."""
-    return torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    return ONEDNN.matmul.fp32_precision in ("none", "ieee")

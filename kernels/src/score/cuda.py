@@ -39,7 +39,7 @@ MIN_PAGES = 8
 
 def padded(length: int) -> int:
     """Columns of a logits matrix for rows of at most `length` keys: whole pages."""
-    return triton.cdiv(length, PAGE) * PAGE
+    return -(-length // PAGE) * PAGE
 
 
 def check(

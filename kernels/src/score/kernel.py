@@ -8,6 +8,7 @@ Rows of a group share every load of a page. They may when they find the same pag
 request always, rows of several (decode) where their prefixes are shared. A group that does not is scored row by row.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
 from sgl_indexcache.kernels.jit import PAGE, SCALE_BYTES, jit, jit_with

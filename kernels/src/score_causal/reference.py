@@ -18,7 +18,7 @@ from sgl_indexcache.kernels.precision import wide
 
 def weigh(products: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
     """Scores `[B, R, S]`: rectified products `[B, R * H, S]` summed over heads by gates `[B, R, H]`."""
-    rectified = wide(products.unflatten(1, gates.shape[1:])).relu()
+    rectified = wide(products.view(*gates.shape, products.shape[-1])).relu()
     return (rectified * wide(gates).unsqueeze(-1)).sum(2)
 
 

@@ -6,6 +6,7 @@ a normal distribution, followed by the Illinois form of false position on the co
 does, so that no distribution takes more than about four times the steps of a bisection.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
 from sgl_indexcache.kernels.jit import jit

@@ -80,7 +80,7 @@ def _top(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = width // BLOCK
     if blocks < MIN_BLOCKS * count:
         return scores.topk(count, dim=1)
-    maxima = scores[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amax(1)
+    maxima = scores[:, : blocks * BLOCK].view(rows, BLOCK, blocks).amax(1)
     columns = torch.arange(width, device=scores.device)
     held = maxima.topk(count, dim=1, sorted=False).indices.unsqueeze(2) + columns[: blocks * BLOCK : blocks]
     rest = columns[blocks * BLOCK :].expand(rows, -1)

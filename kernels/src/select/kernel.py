@@ -10,6 +10,7 @@ soon as exactly k numbers are above the bound; else the bound is the k-th score,
 Scores are tensors [R, W, C] in row-major order: C for the lanes of a warp, W for the warps, R within a thread.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
 from sgl_indexcache.kernels.jit import PAGE, jit, jit_with

@@ -1,5 +1,6 @@
 """Triton kernels of the recall guard: what lists hold of exact selections, and what that says of a context."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
 from sgl_indexcache.kernels.jit import PAGE, jit, jit_with

@@ -1,5 +1,6 @@
 """Triton kernel of page summaries: those that are missing are made, all of them are laid side by side."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
 from sgl_indexcache.kernels.jit import FP8_MAX, PAGE, SCALE_BYTES, jit, jit_with

@@ -41,8 +41,7 @@ def summarise(
     summaries[missing] = pack_summary(unpack(index_k, missing).float().view(-1, PAGE, dim).mean(1))
     has_summary[missing] = 1
     packed = torch.nn.functional.pad(summaries[ids], (0, 0, 0, -pages % PAGE)).view(-1, PAGE, dim + SCALE_BYTES)
-    key, scale = packed.split((dim, SCALE_BYTES), 2)
-    return torch.cat((key.flatten(1), scale.flatten(1)), 1)
+    return torch.cat((packed[..., :dim].flatten(1), packed[..., dim:].flatten(1)), 1)
 
 
 def list_pages(
