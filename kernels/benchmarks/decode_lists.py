@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, sglang, timed_in_turns
 
-from sgl_indexcache.kernels.score.api import DEFAULT
-from sgl_indexcache.kernels.shortlist import PAGE, unpack_summary
-from sgl_indexcache.kernels.shortlist.decode import Judgement, Records, select_decoded
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cuda import DEFAULT
+from sgl_indexcache.kernels.shortlist import Judgement, Records, unpack_summary
+from sgl_indexcache.kernels.shortlist.cuda_decode import select_decoded
 
 CASES = tuple(Case("decode", rows, keys, 32) for keys in (32_000, 120_000) for rows in (1, 8, 16, 32, 64))
 LISTED = (8128, 16_320)

@@ -36,9 +36,9 @@ from problem import (
     wrong,
 )
 
-from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, padded, score
-from sgl_indexcache.kernels.score_select.api import rows_at_once
-from sgl_indexcache.kernels.select.api import Cut, select
+from sgl_indexcache.kernels.score.cuda import BLOCK, DEFAULT, Shape, padded, score
+from sgl_indexcache.kernels.score_select.cuda import rows_at_once
+from sgl_indexcache.kernels.select.cuda import Cut, select
 from sgl_indexcache.kernels.select.reference import select as select_reference
 
 CUTS = {

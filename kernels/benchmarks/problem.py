@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from sgl_indexcache.kernels.score.api import Shape
-from sgl_indexcache.kernels.score_select import score_select
-from sgl_indexcache.kernels.score_select.reference import pack, unpack
-from sgl_indexcache.kernels.select.api import Cut
+from sgl_indexcache.kernels.layout import pack, unpack
+from sgl_indexcache.kernels.score.cuda import Shape
+from sgl_indexcache.kernels.score_select.cuda import score_select
+from sgl_indexcache.kernels.select.cuda import Cut
 
 DIM, PAGE, K = 128, 64, 2048
 BUDGET = 256 << 20

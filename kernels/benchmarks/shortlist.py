@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, timed_in_turns
 
-from sgl_indexcache.kernels.score.api import DEFAULT
-from sgl_indexcache.kernels.select.api import Cut, select
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE
-from sgl_indexcache.kernels.shortlist.api import list_pages, select_listed, summarise
-from sgl_indexcache.kernels.shortlist.reference import unpack
+from sgl_indexcache.kernels.layout import PAGE, unpack
+from sgl_indexcache.kernels.score.cuda import DEFAULT
+from sgl_indexcache.kernels.select.cuda import Cut, select
+from sgl_indexcache.kernels.shortlist import GROUP
+from sgl_indexcache.kernels.shortlist.cuda import list_pages, select_listed, summarise
 
 CASES = (
     Case("prefill", 4096, 200_000, 32),

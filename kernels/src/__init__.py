@@ -1,1 +1,11 @@
-"""Kernels by operation: reference.py holds the formula, kernel.py the Triton code, api.py the choice."""
+"""Arithmetic by operation: one folder an op, one file a form of it, one signature a name.
+
+    reference.py   the formula in plain torch, shapes on top; naive, right in float64; the other forms are tested by it
+    cpu.py         tuned for CPUs                cuda.py     for CUDA: checks of layouts, cuts, launches
+    kernel.py      the Triton kernels that cuda.py launches
+    layout.py      pages of index keys           precision.py  accumulation dtypes        jit.py  Triton, typed
+
+Forms take the same arguments in the same order. A tuned one may take more by name: memory to use, cuts to measure.
+Where an op has no tuned form for a device, its reference serves. Only cuda.py and kernel files import triton, so an
+op's package is imported anywhere.
+"""

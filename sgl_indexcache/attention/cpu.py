@@ -15,7 +15,7 @@ from sgl_indexcache.attention.gather import attend
 from sgl_indexcache.indexer.cpu.exact import Selector
 from sgl_indexcache.indexer.cpu.project import project_key, project_query
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.selection import Inputs, KnownRows, Queries, Rows, Terms
 from sgl_indexcache.store import IndexStore

@@ -17,7 +17,7 @@ from sgl_indexcache.attention.choice import Chooser, Consumer, Phase, have_ours,
 from sgl_indexcache.attention.cuda_selection import Call, CudaSelection
 from sgl_indexcache.attention.row_lengths import RowLengths
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.telemetry.work import IndexerWork

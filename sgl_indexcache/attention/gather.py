@@ -2,7 +2,7 @@
 
 import torch
 
-from sgl_indexcache.kernels.sparse_mla import sparse_mla
+from sgl_indexcache.kernels.sparse_mla.cpu import sparse_mla
 from sgl_indexcache.selection import Rows
 
 # Gathered keys of about this many elements at a time stay in a core's cache between the two products.

@@ -2,7 +2,7 @@
 
 Where a class goes:
 
-    functional.py   maths of a layer          indexing.py     the indexer and selections    score_kernel.py  its scores
+    functional.py   maths of a layer          indexing.py     the indexer and selections
     parameters.py   named as in checkpoints   experts.py      mixture-of-experts block      rope.py          positions
     config.py       what config.json says     model.py        forward, losses               attend.py        in slices
     checkpoint.py   read and write            data.py         JSON lines to packed tokens   plan.py          what to do

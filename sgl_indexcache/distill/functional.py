@@ -125,13 +125,6 @@ def after_attention(hidden: torch.Tensor, context: torch.Tensor, weights: tuple[
     return hidden + widened(swiglu(x, gate, up, down))
 
 
-def weigh(products: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-    """Index scores float32 [B, R, S]: rectified products [B, R * H, S] summed over heads by gates [B, R, H]."""
-    batch, rows, heads = gates.shape
-    rectified = products.view(batch, rows, heads, -1).float().relu()
-    return (rectified * gates[..., None]).sum(2)
-
-
 def weighted_loss(
     hidden: torch.Tensor,
     norm: torch.Tensor,

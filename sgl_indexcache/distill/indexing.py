@@ -94,14 +94,6 @@ class Indexer(nn.Module):
         return Projected(q, k, gates * (self.heads * self.width) ** -0.5)
 
 
-def score_causal(q: torch.Tensor, k: torch.Tensor, gates: torch.Tensor, first: int) -> torch.Tensor:
-    """A Scorer in plain torch: any device, needs [B, R, H, S] of scratch memory."""
-    scores = functional.weigh(torch.matmul(q.flatten(1, 2), k.mT), gates)
-    position = torch.arange(first, first + q.shape[1], device=q.device)
-    later = torch.arange(k.shape[1], device=q.device) > position[:, None]
-    return scores.masked_fill(later, float("-inf"))
-
-
 def select(projected: Projected, topk: int, scorer: Scorer, first: torch.Tensor | None = None) -> torch.Tensor:
     """The selections of all T queries, int32 [B, T, min(topk, T)]: the positions that score best, in no order.
 

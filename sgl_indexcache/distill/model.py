@@ -17,10 +17,11 @@ from sgl_indexcache.distill.attend import attend
 from sgl_indexcache.distill.config import ModelConfig
 from sgl_indexcache.distill.experts import Experts
 from sgl_indexcache.distill.functional import Rotary
-from sgl_indexcache.distill.indexing import Projected, Scorer, score_causal, select, selected, visible
+from sgl_indexcache.distill.indexing import Projected, Scorer, select, selected, visible
 from sgl_indexcache.distill.parameters import Attention, Mlp
 from sgl_indexcache.distill.plan import Form
 from sgl_indexcache.kernels import attention_kl as kl
+from sgl_indexcache.kernels.score_causal.reference import score_causal
 from sgl_indexcache.pattern import Pattern
 
 HEAD_ROWS = 4096

@@ -16,10 +16,10 @@ from sgl_indexcache.distill.checkpoint import Checkpoint, shapes_of, trainable
 from sgl_indexcache.distill.config import ModelConfig
 from sgl_indexcache.distill.data import Batch, Source
 from sgl_indexcache.distill.errors import DistillError
-from sgl_indexcache.distill.indexing import score_causal
 from sgl_indexcache.distill.model import DsaModel, Losses, Mode
 from sgl_indexcache.distill.parallel import Processes
 from sgl_indexcache.distill.plan import Plan, Stage
+from sgl_indexcache.kernels.score_causal.reference import score_causal
 from sgl_indexcache.pattern import Pattern
 
 
@@ -120,9 +120,9 @@ class Trainer:
             and model.dtype == torch.bfloat16
             and (model.config.index_head_dim & (model.config.index_head_dim - 1)) == 0
         ):
-            from sgl_indexcache.distill.score_kernel import score_causal_kernel
+            from sgl_indexcache.kernels.score_causal import cuda as on_cuda
 
-            self._scorer = score_causal_kernel
+            self._scorer = on_cuda.score_causal
         self._kernel = cuda
 
     def mode(self, measure: bool) -> Mode:

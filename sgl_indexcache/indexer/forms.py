@@ -5,7 +5,7 @@ The indices of a row keep their order, -1 padding included: the sum that attenti
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.selection import Terms
 
 

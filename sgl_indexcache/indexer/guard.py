@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sgl_indexcache.kernels.shortlist import is_sampled
+
 SAMPLES = 8
 """Sampled rows by which a context is judged: its latest. Early rows, of which few pages are listed, do worse."""
 
@@ -16,5 +18,5 @@ class Guard:
     every: int
 
     def sampled(self, positions: torch.Tensor) -> torch.Tensor:
-        """Which of `positions` int64 are samples; a hash, so that no place within a page or a phrase is preferred."""
-        return (positions * 0x9E3779B1) % (1 << 32) < (1 << 32) // self.every
+        """Which of `positions` int64 are samples, bool."""
+        return is_sampled(positions, self.every)

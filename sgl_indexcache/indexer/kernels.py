@@ -81,7 +81,7 @@ class TwoLevelKernels(Protocol):
 
     def judge(
         self,
-        expected: torch.Tensor,
+        exact: torch.Tensor,
         listed: torch.Tensor,
         group: torch.Tensor,
         page_table: torch.Tensor,
@@ -91,7 +91,7 @@ class TwoLevelKernels(Protocol):
         *,
         counted: bool,
     ) -> None:
-        """Add what `listed` int32 [G, n + 1] holds of S exact selections `expected` int32 [S, k] to the records.
+        """Add what `listed` int32 [G, n + 1] holds of S exact selections int32 [S, k] to the records.
 
         group, lengths int32 [S] of each; page_table int32 [P] of their request; guard int32 [KV pages, 2] by the page
         of each; counts int64 [>= 2], samples and positions, if `counted`.

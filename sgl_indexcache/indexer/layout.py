@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 
 
 class ExactRows(NamedTuple):

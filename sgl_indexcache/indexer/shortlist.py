@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 
 SELECTIONS = 4
 """A fraction never means fewer keys than so many selections: in short contexts a selection lies in most pages."""

@@ -17,7 +17,7 @@ from sgl_indexcache.indexer.kernels import TwoLevelKernels
 from sgl_indexcache.indexer.layout import ExactRows, ListedRows, Rules, send
 from sgl_indexcache.indexer.samples import Samples
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.selection import Inputs, TensorQueries, Terms
 from sgl_indexcache.store.page_records import COUNTS, PageRecords
 from sgl_indexcache.telemetry.two_level import TwoLevelWork

@@ -13,8 +13,9 @@ from torch import nn
 
 from sgl_indexcache.distill import functional
 from sgl_indexcache.distill.functional import Rotary
-from sgl_indexcache.distill.indexing import Projected, Scorer, score_causal, selection_bias
+from sgl_indexcache.distill.indexing import Projected, Scorer, selection_bias
 from sgl_indexcache.distill.parameters import Attention, Mlp
+from sgl_indexcache.kernels.score_causal.reference import score_causal, weigh
 from sgl_indexcache.nano.distill import row_divergence
 from sgl_indexcache.nano.shape import NanoShape
 from sgl_indexcache.pattern import Pattern
@@ -40,7 +41,7 @@ class Pieces(NamedTuple):
     before: Callable[..., Any] = functional.before_attention
     after: Callable[..., Any] = functional.after_attention
     loss: Callable[..., Any] = functional.weighted_loss
-    weigh: Callable[..., Any] = functional.weigh
+    weigh: Callable[..., Any] = weigh
 
 
 class Layer(nn.Module):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sgl_indexcache.indexer.shortlist import VOTED
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.nano.page_signals import (
     Seen,
     Signal,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from sgl_indexcache.kernels.score import score
+from sgl_indexcache.kernels.score.cpu import score
 from sgl_indexcache.kernels.shortlist import pack_summary, unpack_summary
 
 ROUNDS = 4

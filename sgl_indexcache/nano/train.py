@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sgl_indexcache.distill import functional
+from sgl_indexcache.kernels.score_causal.reference import weigh
 from sgl_indexcache.nano.distill import sample_rows
 from sgl_indexcache.nano.initial import initialise
 from sgl_indexcache.nano.model import NanoModel, Pieces
@@ -40,9 +41,9 @@ def prepare(model: NanoModel, device: torch.device, compiled: bool) -> NanoModel
     """Move the model, and on a GPU put the fast versions of its parts in place."""
     model.to(device)
     if device.type == "cuda":
-        from sgl_indexcache.distill.score_kernel import score_causal_kernel
+        from sgl_indexcache.kernels.score_causal.cuda import score_causal
 
-        model.scorer = score_causal_kernel
+        model.scorer = score_causal
         torch.set_float32_matmul_precision("high")
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if compiled:
@@ -60,7 +61,7 @@ def compiled_pieces() -> Pieces:
         torch.compile(functional.before_attention, dynamic=False),
         torch.compile(functional.after_attention, dynamic=False),
         torch.compile(functional.weighted_loss, dynamic=False),
-        torch.compile(functional.weigh, dynamic=False),
+        torch.compile(weigh, dynamic=False),
     )
 
 

@@ -23,9 +23,9 @@ from sgl_indexcache.indexer.exact import Selector
 from sgl_indexcache.indexer.rows import Rows
 from sgl_indexcache.indexer.shortlist import VOTED, Shortlist
 from sgl_indexcache.indexer.two_level import Guard, TwoLevel
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.nano.evaluate import digits_right
 from sgl_indexcache.nano.model import Layer, NanoModel, Projections
 from sgl_indexcache.nano.phrases import FAMILIES, LEAD, SLOT, encode, phrases

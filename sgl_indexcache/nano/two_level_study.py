@@ -25,8 +25,8 @@ import torch
 
 from sgl_indexcache.distill.functional import Rotary
 from sgl_indexcache.indexer.shortlist import DIGESTS, Shortlist
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
 from sgl_indexcache.nano.evaluate import DEPTHS, digits_right
 from sgl_indexcache.nano.model import Layer, Projections
 from sgl_indexcache.nano.page_rules import ASIDE, RULES, Rule

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Scoring, Settings
 from sgl_indexcache.sglang_port.base import Device
@@ -73,7 +73,7 @@ def on_cuda(
     from sgl_indexcache.indexer.cuda.two_level import CudaKernels
     from sgl_indexcache.indexer.cuda.warm_up import warm_up
     from sgl_indexcache.indexer.two_level import TwoLevel
-    from sgl_indexcache.kernels.select.api import MOST_CHOSEN
+    from sgl_indexcache.kernels.select.cuda import MAX_K
     from sgl_indexcache.store.page_records import PageRecords
 
     pool: Any = model_runner.token_to_kv_pool
@@ -82,7 +82,7 @@ def on_cuda(
     topk = model_runner.model_config.hf_text_config.index_topk
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings.scoring)
-    shortlist = replace(shortlist, max_pages=MOST_CHOSEN)
+    shortlist = replace(shortlist, max_pages=MAX_K)
     two_level = TwoLevel(
         records, CudaKernels(topk, budget_bytes), shortlist, guard, topk, settings.scoring.min_saved_scores
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 
 RECORD_BYTES = {"scale": 4, "guard": 8, "has_summary": 1}
 """Bytes of a page and Full layer beside the summary's index_head_dim."""

@@ -12,8 +12,8 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sgl_indexcache.attention.choice import Chooser, Table
 from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
 from sgl_indexcache.attention.cuda_selection import Call
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
@@ -59,9 +59,9 @@ def reference_score_select(
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, backend: IndexCacheCudaBackend) -> IndexCacheCudaBackend:
-    module = ModuleType("sgl_indexcache.kernels.score_select")
+    module = ModuleType("sgl_indexcache.kernels.score_select.cuda")
     module.score_select = reference_score_select  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sgl_indexcache.kernels.score_select", module)
+    monkeypatch.setitem(sys.modules, "sgl_indexcache.kernels.score_select.cuda", module)
     backend.selection.chooser = Chooser(
         Kernels(indexer="ours"), 4, HEADS, "bf16", hopper=True, ours=True, table=Table("test", "test", (), ())
     )

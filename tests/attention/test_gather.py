@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sgl_indexcache.attention import gather
-from sgl_indexcache.kernels.sparse_mla import sparse_mla
+from sgl_indexcache.kernels.sparse_mla.cpu import sparse_mla
 from sgl_indexcache.selection import Rows
 
 SLOTS, DIM, VALUE, HEADS, TOPK = 300, 24, 16, 3, 12

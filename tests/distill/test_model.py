@@ -10,9 +10,10 @@ import torch
 
 from sgl_indexcache.distill.checkpoint import Checkpoint, shapes_of
 from sgl_indexcache.distill.config import ModelConfig
-from sgl_indexcache.distill.indexing import Projected, score_causal, select, selected
+from sgl_indexcache.distill.indexing import Projected, select, selected
 from sgl_indexcache.distill.model import DsaModel, Layer, Mode
 from sgl_indexcache.kernels.attention_kl import attention_distribution, divergence
+from sgl_indexcache.kernels.score_causal.reference import score_causal
 from sgl_indexcache.pattern import Pattern, read_config
 from tests.distill.conftest import write_tiny
 

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_indexcache.kernels.score.api import padded, score
-from sgl_indexcache.kernels.score_select import reference, score_select
-from sgl_indexcache.kernels.score_select.reference import unpack
-from sgl_indexcache.kernels.select.api import select
+from sgl_indexcache.kernels.layout import unpack
+from sgl_indexcache.kernels.score.cuda import padded, score_paged
+from sgl_indexcache.kernels.score.reference import score_paged as score_reference
+from sgl_indexcache.kernels.score_select import reference
+from sgl_indexcache.kernels.score_select.cuda import score_select
+from sgl_indexcache.kernels.select.cuda import select
 from sgl_indexcache.kernels.select.reference import select as select_reference
 from sgl_indexcache.kernels.shortlist import GROUP
-from sgl_indexcache.kernels.shortlist import api as shortlist_api
+from sgl_indexcache.kernels.shortlist import cuda as shortlist_cuda
 from sgl_indexcache.kernels.shortlist import reference as shortlist
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
@@ -24,7 +26,7 @@ TOLERANCE = 1e-3
 
 def check(p: Problem, got: torch.Tensor, k: int) -> None:
     """Ascending, packed, within the length, and no key left out whose score is above those taken."""
-    scores = reference.logits(*p.arguments)
+    scores = score_reference(*p.arguments, max_length=p.longest)
     for row, length in enumerate(p.lengths.tolist()):
         count = min(k, length)
         chosen = got[row, :count].long()
@@ -55,7 +57,7 @@ def test_selection_against_float64(heads: int, k: int) -> None:
 def test_ties_are_exact() -> None:
     """Small whole numbers: every sum is exact, so the selection is the reference's to the position."""
     p = problem([[9000, 9001], [4097], [40000]], equal=True, device="cuda")
-    expected = reference.score_select(*p.arguments, 512)
+    expected = reference.score_select(*p.arguments, 512, max_length=p.longest)
     assert torch.equal(score_select(*p.arguments, 512, max_length=p.longest), expected)
 
 
@@ -175,8 +177,8 @@ def test_logits_beyond_two_gigabytes() -> None:
 @pytest.mark.parametrize("heads", [16, 32, 64])
 def test_scores_against_float64(heads: int) -> None:
     p = problem([[5000, 5001, 5002], [300]], heads, device="cuda")
-    got = score(*p.arguments, max_length=p.longest)
-    expected = reference.logits(*p.arguments)
+    got = score_paged(*p.arguments, max_length=p.longest)
+    expected = score_reference(*p.arguments, max_length=p.longest)
     for row, length in enumerate(p.lengths.tolist()):
         error = (got[row, :length].double() - expected[row, :length]).norm() / expected[row, :length].norm()
         assert float(error) < TOLERANCE
@@ -199,8 +201,8 @@ def test_two_levels_against_their_reference(heads: int) -> None:
     pool, most = p.index_k.shape[0], int(position[-1]) // PAGE
     summaries = torch.zeros(pool, DIM + 4, dtype=torch.uint8, device="cuda")
     there = torch.zeros(pool, dtype=torch.uint8, device="cuda")
-    packed = shortlist_api.summarise(p.index_k, table, summaries, there, most)
-    twice = shortlist_api.summarise(p.index_k, table, summaries, there, most)
+    packed = shortlist_cuda.summarise(p.index_k, table, summaries, there, most)
+    twice = shortlist_cuda.summarise(p.index_k, table, summaries, there, most)
     means = unpack(packed, torch.arange(1, device="cuda"))[:most].float()
     assert torch.equal(unpack(twice, torch.arange(1, device="cuda"))[:most].float(), means)
     assert int(there.sum()) == most
@@ -213,21 +215,25 @@ def test_two_levels_against_their_reference(heads: int) -> None:
     lists = torch.empty(len(first), n + 1, dtype=torch.int32, device="cuda")
     lists[:, n] = complete
     q = p.q.view(torch.uint8)[first].view(p.q.dtype)
-    shortlist_api.list_pages(
-        q, p.weights[first], packed, complete, n, most=most, window=1, budget_bytes=1 << 20, out=lists[:, :n]
+    shortlist_cuda.list_pages(
+        q, p.weights[first], packed, complete, n, max_complete=most, window=1, budget_bytes=1 << 20, out=lists[:, :n]
     )
-    wanted = shortlist.list_pages(q.float(), p.weights[first], means, complete, n, 1)
+    wanted = torch.empty_like(lists[:, :n])
+    shortlist.list_pages(
+        q, p.weights[first], packed, complete, n, max_complete=most, window=1, budget_bytes=0, out=wanted
+    )
     # Means are no whole numbers: pages whose scores are nearly equal may change places.
     same = (lists[:, :n].unsqueeze(2) == wanted.unsqueeze(1)).any(2).float().mean()
     assert float(same) > 0.97
     pages = table[lists.long()]
     lengths = (n * PAGE + position % PAGE + 1).int()
     out = torch.empty(rows, k, dtype=torch.int32, device="cuda")
-    shortlist_api.select_listed(
+    shortlist_cuda.select_listed(
         p.q, p.weights, p.index_k, pages, group, lengths, k, names=lists, budget_bytes=1 << 20, out=out
     )
-    keys = unpack(p.index_k, table[: -(-int(p.lengths[-1]) // PAGE)]).float()[: int(p.lengths[-1])]
-    assert torch.equal(out, shortlist.select_listed(p.q.float(), p.weights, keys, lists[group.long()], position, k))
+    want = torch.empty_like(out)
+    shortlist.select_listed(p.q, p.weights, p.index_k, pages, group, lengths, k, names=lists, budget_bytes=0, out=want)
+    assert torch.equal(out, want)
 
 
 @pytest.mark.parametrize("width", [16, 2048, 4096, 16_320, 16_384, 24_000, 32_768])

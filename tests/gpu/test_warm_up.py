@@ -14,8 +14,8 @@ from sgl_indexcache.indexer.cuda.warm_up import warm_up
 from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import TwoLevel
+from sgl_indexcache.kernels.layout import pack
 from sgl_indexcache.kernels.score.kernel import score_kernel
-from sgl_indexcache.kernels.score_select.reference import pack
 from sgl_indexcache.kernels.select.kernel import select_kernel
 from sgl_indexcache.kernels.shortlist.kernel import summarise_kernel
 from sgl_indexcache.selection import Form, Inputs, TensorQueries, Terms

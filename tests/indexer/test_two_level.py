@@ -8,17 +8,16 @@ import torch
 
 from sgl_indexcache.indexer.cpu.two_level import CpuKernels
 from sgl_indexcache.indexer.cuda.two_level import CudaKernels
+from sgl_indexcache.indexer.forms import shift
 from sgl_indexcache.indexer.guard import SAMPLES, Guard
 from sgl_indexcache.indexer.kernels import TwoLevelKernels
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels import score_select as score_select_op
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.score_select import reference as score_select_reference
-from sgl_indexcache.kernels.score_select.reference import pack
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist import PAGE, api, pack_summary, reference, unpack_summary
-from sgl_indexcache.kernels.shortlist.reference import list_pages, select_listed
+from sgl_indexcache.kernels.layout import PAGE, pack
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.score_select.reference import score_select
+from sgl_indexcache.kernels.select.cpu import select
+from sgl_indexcache.kernels.shortlist import pack_summary, reference, unpack_summary
 from sgl_indexcache.selection import Inputs, Queries, TensorQueries, Terms
 from sgl_indexcache.store.page_records import PageRecords
 
@@ -35,16 +34,23 @@ class ReferenceKernels(CudaKernels):
     judge = staticmethod(reference.judge)
     verdicts = staticmethod(reference.verdicts)
 
+    def list_pages(self, *arguments: Any, **options: Any) -> None:
+        reference.list_pages(*arguments, budget_bytes=self.budget_bytes, **options)
 
-@pytest.fixture(autouse=True)
-def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    def score_select(*arguments: Any, out: torch.Tensor, max_length: int, **options: Any) -> None:
-        assert int(arguments[5].max()) <= max_length
-        known = {name: options[name] for name in ("initial", "local", "names") if name in options}
-        out.copy_(score_select_reference.score_select(*arguments, **known))
+    def select_listed(self, *arguments: Any, **options: Any) -> None:
+        reference.select_listed(*arguments, self.topk, budget_bytes=self.budget_bytes, **options)
 
-    monkeypatch.setattr(score_select_op, "score_select", score_select)
-    monkeypatch.setattr(api, "score_select", score_select)
+    def select(self, inputs: Inputs, terms: Terms, out: torch.Tensor, *, rows: slice, max_length: int) -> None:
+        queries, gates = inputs.queries(rows)
+        assert int(inputs.lengths[rows].max()) <= max_length
+        names = inputs.page_table if terms.form == "slots" else None
+        out[rows] = score_select(
+            queries, gates, inputs.index_k, inputs.page_table, inputs.request[rows], inputs.lengths[rows], self.topk,
+            max_length=max_length, initial=inputs.initial, local=inputs.local, names=names,
+        )  # fmt: skip
+        if terms.form == "offsets":
+            assert terms.offsets is not None
+            shift(out[rows], terms.offsets[rows])
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -134,20 +140,22 @@ class Context:
         return select(scores, rows + 1, TOPK)
 
     def defined(self, shortlist: Shortlist = SHORT) -> torch.Tensor:
-        """Group by group, by the reference."""
+        """Row by row: the pages that its group's first row lists, then the best of their keys."""
         means = self.k[: LENGTH // PAGE * PAGE].view(-1, PAGE, DIM).mean(1)
         means = unpack_summary(pack_summary(means))
         out = self.exact(torch.arange(LENGTH))
-        group = self.kernels.group
-        for first in range(0, LENGTH, group):
-            complete = torch.tensor([first // PAGE])
-            if shortlist.lists_all(first // PAGE, TOPK):
+        for row in range(LENGTH):
+            head = row // self.kernels.group * self.kernels.group
+            complete = head // PAGE
+            if shortlist.lists_all(complete, TOPK):
                 continue
-            n, head = shortlist.pages(first // PAGE, TOPK), slice(first, first + 1)
-            listed = list_pages(self.q[head], self.gates[head], means[: first // PAGE], complete, n, shortlist.window)
-            rows = torch.arange(first, min(LENGTH, first + group))
-            listed = torch.cat((listed, complete.int()[:, None]), 1).expand(len(rows), -1)
-            out[rows] = select_listed(self.q[rows], self.gates[rows], self.k, listed, rows, TOPK)
+            ranked = score(self.q[head, None], means[:complete], self.gates[head, None])[0]
+            ranked[[0, *range(complete - shortlist.window, complete)]] = float("inf")
+            n = shortlist.pages(complete, TOPK)
+            listed = select(ranked[None], torch.tensor([complete]), n)[0].long()
+            scores = score(self.q[row, None], self.k[: row + 1], self.gates[row, None])[0]
+            outside = ~torch.isin(torch.arange(row + 1) // PAGE, torch.cat((listed, torch.tensor([row // PAGE]))))
+            out[row] = select(scores.masked_fill(outside, -1e30)[None], torch.tensor([row + 1]), TOPK)[0]
         return out
 
 

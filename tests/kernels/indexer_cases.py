@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sgl_indexcache.kernels.score_select.reference import pack
+from sgl_indexcache.kernels.layout import pack
 
 PAGE, DIM = 64, 128
 UNUSED = 2**30

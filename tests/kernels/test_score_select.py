@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,8 @@ torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
 
-def test_in_the_interpreter() -> None:
-    """All cases of interpreted.py."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    cases = str(Path(__file__).with_name("interpreted.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", cases]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"\b\d\d passed", done.stdout)
+def test_in_the_interpreter(interpret: Callable[[str], None]) -> None:
+    interpret("score_select.py")
 
 
 COMPILE = """

@@ -1,24 +1,32 @@
-"""Selection against a full sort in the order (score descending, position ascending)."""
+"""Every form of selection against a full sort in the order (score descending, position ascending)."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_indexcache.kernels.select import reference
-from sgl_indexcache.kernels.select.reference import BLOCK, LEAST_BLOCKS
+from sgl_indexcache.kernels.select import cpu, reference, sorting
+from sgl_indexcache.kernels.select.cpu import BLOCK, MIN_BLOCKS
 
 
 def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
-    """What both searches find: torch's for many threads, NumPy's for few, a row and many rows at a time."""
-    found = []
+    """What the formula, sorting, and both searches of the CPU's form select: torch's for many threads, NumPy's for few,
+    a row and many rows at a time."""
+    result = reference.select(scores, lengths, k)
+    assert torch.equal(ascending(sorting.select_sorted(scores, lengths, k)), result)
     for few_threads, scores_at_once in ((0, 1), (1 << 30, 1), (1 << 30, 1 << 19)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reference, "FEW_THREADS", few_threads)
-            patch.setattr(reference, "SCORES_AT_ONCE", scores_at_once)
-            found.append(reference.select(scores, lengths, k))
-    assert all(torch.equal(picks, found[0]) for picks in found)
-    return found[0]
+            patch.setattr(cpu, "FEW_THREADS", few_threads)
+            patch.setattr(cpu, "SCORES_AT_ONCE", scores_at_once)
+            assert torch.equal(cpu.select(scores.clone(), lengths, k), result)
+    return result
+
+
+def ascending(positions: torch.Tensor) -> torch.Tensor:
+    """Selections in ascending order, -1 at the end."""
+    last = torch.iinfo(positions.dtype).max
+    ordered = positions.masked_fill(positions < 0, last).sort(dim=1).values
+    return ordered.masked_fill(ordered == last, -1)
 
 
 def by_sorting(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
@@ -60,7 +68,7 @@ def test_wide_rows_and_ties(width: int, values: int) -> None:
     scores = torch.randint(values, (8, width)).float()
     scores[:2, 5:9] = float("inf")
     lengths = torch.tensor([width, width - 1, width // 2, 9, 7, 1, 0, width])
-    assert width // BLOCK >= LEAST_BLOCKS * (7 + 1)
+    assert width // BLOCK >= MIN_BLOCKS * (7 + 1)
     assert torch.equal(select(scores, lengths, 7), by_sorting(scores, lengths, 7))
 
 
@@ -75,3 +83,22 @@ def test_columns_past_the_length_are_never_selected() -> None:
 
 def test_no_rows() -> None:
     assert select(torch.empty(0, 5), torch.empty(0, dtype=torch.long), 3).shape == (0, 3)
+
+
+def test_the_reference_leaves_its_input_alone() -> None:
+    scores = torch.randn(2, 9, dtype=torch.float64)
+    before = scores.clone()
+    reference.select(scores, torch.tensor([9, 4]), 3)
+    assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize("elements", [1, 30, 1 << 24])
+def test_sorted_selections_begin_anywhere_and_stand_best_first(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorting, "SORTED_ELEMENTS", elements)
+    torch.manual_seed(0)
+    scores = torch.randint(-3, 4, (4, 30)).float()
+    starts, lengths = torch.tensor([0, 7, 29, 5]), torch.tensor([30, 13, 1, 0])
+    result = sorting.select_sorted(scores, lengths, 9, starts)
+    for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        order = sorted(range(length), key=lambda s: (-scores[row, start + s].item(), s))[:9]
+        assert result[row].tolist() == order + [-1] * (9 - len(order))

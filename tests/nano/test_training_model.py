@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_indexcache.distill.indexing import Projected, score_causal, selection_bias
+from sgl_indexcache.distill.indexing import Projected, selection_bias
+from sgl_indexcache.kernels.score_causal.reference import score_causal
 from sgl_indexcache.nano.export import export
 from sgl_indexcache.nano.initial import initialise
 from sgl_indexcache.nano.layout import shapes_of

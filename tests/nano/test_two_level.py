@@ -2,8 +2,8 @@
 
 import torch
 
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.nano.two_level import recall_of
 
 LENGTH, TOPK = 50, 8

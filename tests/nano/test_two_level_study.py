@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sgl_indexcache.distill.functional import Rotary
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
 from sgl_indexcache.nano import page_rules, page_signals, two_level_study
 from sgl_indexcache.nano.model import Layer, NanoModel, Projections
 from sgl_indexcache.nano.page_rules import FORCED, RULES, Rule

@@ -2,7 +2,7 @@
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.store.page_records import PageRecords, page_bytes
 
 DIM, POOL, LAYERS = 16, 12, [3, 5]

@@ -1,6 +1,9 @@
-"""Divergence of an indexer from the attention of the layers that it serves."""
+"""Divergence of an indexer from the attention of the layers that it serves: the loss of distillation.
 
-from sgl_indexcache.kernels.attention_kl.api import Attention, Guess, attention_kl
+The formulae stand in reference.py and serve on any device; sliced.py takes the loss a slice of queries at a time;
+cuda.py is attention's distribution in Triton.
+"""
+
 from sgl_indexcache.kernels.attention_kl.reference import (
     attention_distribution,
     divergence,
@@ -9,6 +12,7 @@ from sgl_indexcache.kernels.attention_kl.reference import (
     mass_on_best,
     mean_of_divergences,
 )
+from sgl_indexcache.kernels.attention_kl.sliced import Attention, Guess, attention_kl
 
 __all__ = [
     "Attention",

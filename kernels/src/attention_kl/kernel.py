@@ -5,15 +5,13 @@ keeps the log of each softmax's denominator, [heads, rows], and the second adds 
 and writes [rows, keys] once.
 """
 
-import torch
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
-ROWS, KEYS = 32, 64
-"""A tile; wide heads (192 columns) still fit into registers."""
+from sgl_indexcache.kernels.jit import jit
 
 
-@triton.jit
+@jit
 def _tile(
     q, k, row, key, column, head, rows, keys, stride_qh, stride_qr, stride_kh, stride_kr, scale, D: tl.constexpr
 ):  # fmt: skip
@@ -31,8 +29,8 @@ def _tile(
     return tl.dot(queries, keys_t, input_precision="ieee") * scale
 
 
-@triton.jit
-def _denominators(
+@jit
+def denominators_kernel(
     q, k, seen, out, rows, keys,
     stride_qb, stride_qh, stride_qr, stride_kb, stride_kh, stride_kr, scale,
     H: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -59,8 +57,8 @@ def _denominators(
     tl.store(out + (batch * H + head) * rows + row, most + tl.log(total), mask=row < rows)
 
 
-@triton.jit
-def _summed(
+@jit
+def summed_kernel(
     q, k, seen, denominators, out, rows, keys,
     stride_qb, stride_qh, stride_qr, stride_kb, stride_kh, stride_kr, scale,
     H: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -84,24 +82,3 @@ def _summed(
             below = tl.load(denominators + (batch * H + head) * rows + row, mask=row < rows, other=0.0)
             total += tl.where(mask, tl.exp(logits - below[:, None]), 0.0)
     tl.store(out + where, total / H, mask=inside)
-
-
-def attention_distribution_kernel(q: torch.Tensor, k: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:
-    """reference.attention_distribution for bf16, fp16 or fp32 inputs on CUDA; float32 [B, R, S].
-
-    q [B, h, R, d] and k [B, h, S, d] may be strided, but for their last dimension; seen bool [B, R, S].
-    """
-    batch, heads, rows, width = q.shape
-    keys = k.shape[2]
-    if q.stride(-1) != 1 or k.stride(-1) != 1:
-        raise ValueError("the columns of q and k must be contiguous")
-    mask = seen.expand(batch, rows, keys).contiguous().view(torch.uint8)
-    below = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
-    out = torch.empty(batch, rows, keys, dtype=torch.float32, device=q.device)
-    strides = (*q.stride()[:3], *k.stride()[:3])
-    shape = {"H": heads, "D": width, "W": max(16, triton.next_power_of_2(width)), "BM": ROWS, "BN": KEYS}
-    blocks, tiles = triton.cdiv(rows, ROWS), triton.cdiv(keys, KEYS)
-    # A run has one length of sequences, so the number of tiles is compiled in.
-    _denominators[(blocks, heads, batch)](q, k, mask, below, rows, keys, *strides, scale, TILES=tiles, **shape)
-    _summed[(blocks, tiles, batch)](q, k, mask, below, out, rows, keys, *strides, scale, **shape)
-    return out

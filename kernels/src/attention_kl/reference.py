@@ -20,13 +20,10 @@ from collections.abc import Sequence
 
 import torch
 
+from sgl_indexcache.kernels.precision import wide
+
 TINY = 1e-30
 """Below every probability that float32 holds with full precision; keeps 0 log 0 at 0."""
-
-
-def wide(x: torch.Tensor) -> torch.Tensor:
-    """x in the accumulation dtype."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def attention_distribution(q: torch.Tensor, k: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:

@@ -1,5 +1,5 @@
-"""Lightning-indexer scores: one number for each query and key."""
+"""Lightning-indexer scores: one number for each query and key.
 
-from sgl_indexcache.kernels.score.reference import score
-
-__all__ = ["score"]
+score         of keys one after the other: reference.py, cpu.py
+score_paged   of the keys of each row's request, in pages: reference.py, cuda.py
+"""

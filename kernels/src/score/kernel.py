@@ -8,15 +8,14 @@ Rows of a group share every load of a page. They may when they find the same pag
 request always, rows of several (decode) where their prefixes are shared. A group that does not is scored row by row.
 """
 
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
-PAGE = tl.constexpr(64)
-SCALE_BYTES = tl.constexpr(4)
+from sgl_indexcache.kernels.jit import PAGE, SCALE_BYTES, jit, jit_with
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _same_until_its_end(  # type: ignore[no-untyped-def]
+@jit
+def _same_until_its_end(
     page_table, owner, n, active, lead, table_stride, first, last, BQ: tl.constexpr
 ):  # fmt: skip
     """Whether every active row [BQ] finds in pages first to last, as far as its n keys go, what request `lead` does."""
@@ -31,8 +30,8 @@ def _same_until_its_end(  # type: ignore[no-untyped-def]
     return tl.sum(tl.sum(wrong, 1), 0) == 0
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _score_pages(  # type: ignore[no-untyped-def]
+@jit
+def _score_pages(
     q, w, index_k, table, logits, maxima, row0, rows, lengths, first, last, initial, local,
     logits_stride, maxima_stride,
     H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, BQ: tl.constexpr, BLOCK: tl.constexpr,
@@ -81,11 +80,11 @@ def _score_pages(  # type: ignore[no-untyped-def]
             tl.store(tops[None, :] + block[:, None], top, mask=valid[None, :])
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+@jit_with(
     do_not_specialize=["rows", "table_stride", "maxima_stride", "chunk_pages", "least", "initial", "local"],
     do_not_specialize_on_alignment=["page_table", "request", "lengths"],
 )
-def score_kernel(  # type: ignore[no-untyped-def]
+def score_kernel(
     q, w, index_k, page_table, request, lengths, logits, maxima,
     rows, table_stride, logits_stride, maxima_stride, chunk_pages, least, initial, local,
     H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, BQ: tl.constexpr, BLOCK: tl.constexpr,

@@ -1,5 +1,5 @@
-"""Top-k selection with deterministic ties."""
+"""Selection of the k best keys of every query, with deterministic ties.
 
-from sgl_indexcache.kernels.select.reference import select
-
-__all__ = ["select"]
+select          ascending positions: reference.py, cpu.py, cuda.py
+select_sorted   best first, of a part of each row, on any device: sorting.py
+"""

@@ -6,50 +6,52 @@ a normal distribution, followed by the Illinois form of false position on the co
 does, so that no distribution takes more than about four times the steps of a bisection.
 """
 
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
+
+from sgl_indexcache.kernels.jit import jit
 
 INFINITE = tl.constexpr(0x7F800000)
 """The number of +inf."""
 PATIENCE = tl.constexpr(3)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _number(score):  # type: ignore[no-untyped-def]
+@jit
+def _number(score):
     """int32 in the order of float32 scores; the two zeros are equal."""
     bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _score(number):  # type: ignore[no-untyped-def]
+@jit
+def _score(number):
     """float32 of its number; inverse of `_number`."""
     return tl.where(number < 0, number ^ 0x7FFFFFFF, number).to(tl.float32, bitcast=True)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _merge(least, most, count, total, squares, least2, most2, count2, total2, squares2):  # type: ignore[no-untyped-def]
+@jit
+def _merge(least, most, count, total, squares, least2, most2, count2, total2, squares2):
     return (
         tl.minimum(least, least2), tl.maximum(most, most2), count + count2, total + total2, squares + squares2
     )  # fmt: skip
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _gathered(least, most, count, total, squares):  # type: ignore[no-untyped-def]
+@jit
+def _gathered(least, most, count, total, squares):
     """Minimum, maximum and three sums of [R, W, C]: within threads, then warps, then between warps."""
     least, most, count, total, squares = tl.reduce((least, most, count, total, squares), 0, _merge)
     least, most, count, total, squares = tl.reduce((least, most, count, total, squares), 1, _merge)
     return tl.reduce((least, most, count, total, squares), 0, _merge)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _quantile(share):  # type: ignore[no-untyped-def]
+@jit
+def _quantile(share):
     """Standard deviations above its mean where a normal distribution has `share` of its mass above (Tukey's lambda)."""
     return 4.91 * (tl.exp2(0.14 * tl.log2(1.0 - share)) - tl.exp2(0.14 * tl.log2(share)))
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def bound(scores, need, floor):  # type: ignore[no-untyped-def]
+@jit
+def bound(scores, need, floor):
     """(low, least, room) of scores float32 [R, W, C], of which -inf are none and at least `need` are at least `floor`:
     chosen are all that are at least `least`, and the first `room` that equal `low`."""
     there = scores > float("-inf")

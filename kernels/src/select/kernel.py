@@ -10,26 +10,26 @@ soon as exactly k numbers are above the bound; else the bound is the k-th score,
 Scores are tensors [R, W, C] in row-major order: C for the lanes of a warp, W for the warps, R within a thread.
 """
 
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
+from sgl_indexcache.kernels.jit import PAGE, jit, jit_with
 from sgl_indexcache.kernels.select.bound import bound
 
-PAGE = tl.constexpr(64)
 LANES = tl.constexpr(128)
 """Numbers that the lanes of a warp read at a time, 16 bytes each."""
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _shaped(x, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _shaped(x, WARPS: tl.constexpr):
     """[R, W, C] of [N], N a power of two."""
     c: tl.constexpr = min(x.shape[0], LANES)
     w: tl.constexpr = min(WARPS, x.shape[0] // c)
     return tl.reshape(x, (x.shape[0] // (c * w), w, c))
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _place(scores, low, least, room, above, equal):  # type: ignore[no-untyped-def]
+@jit
+def _place(scores, low, least, room, above, equal):
     """Where each of the next scores [R, W, C] goes, int64 [R * W * C], -1 if it is not chosen; then `above` and
     `equal`, the counts so far of scores of at least `least` and of scores that equal `low` below it."""
     is_above = (scores >= least).to(tl.int32)
@@ -47,15 +47,15 @@ def _place(scores, low, least, room, above, equal):  # type: ignore[no-untyped-d
     return tl.ravel(place).to(tl.int64), above + (all & 0xFFFF), equal + (all >> 16)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _maxima_of(entry, maxima, out, held, begin, blocks):  # type: ignore[no-untyped-def]
+@jit
+def _maxima_of(entry, maxima, out, held, begin, blocks):
     """Blocks of entries, and their maxima: `held` blocks that `out` lists, then those from `begin` on."""
     block = tl.where(entry < held, tl.load(out + entry, mask=entry < held, other=0), begin + entry - held)
     return block, tl.load(maxima + block, mask=block < blocks, other=float("-inf"))
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr, LISTS: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr, LISTS: tl.constexpr):
     """Positions of entries, and their scores: the keys of the blocks that `out` lists, or of all."""
     position = entry
     there = entry < n
@@ -67,11 +67,11 @@ def _scores_of(entry, logits, out, n, k, listed, BLOCK: tl.constexpr, LISTS: tl.
     return position, tl.load(logits + position, mask=there, other=float("-inf"))
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+@jit_with(
     do_not_specialize=["maxima_stride", "names_stride", "out_stride", "k", "named"],
     do_not_specialize_on_alignment=["lengths", "names", "request", "out"],
 )
-def select_kernel(  # type: ignore[no-untyped-def]
+def select_kernel(
     logits, maxima, lengths, names, request, out, scratch,
     logits_stride, maxima_stride, names_stride, out_stride, k, named,
     N1: tl.constexpr, N2: tl.constexpr, KP: tl.constexpr, TILE1: tl.constexpr, TILE2: tl.constexpr,
@@ -136,10 +136,8 @@ def select_kernel(  # type: ignore[no-untyped-def]
         tl.store(out + every, tl.where(chosen < 0, -1, page * PAGE + chosen % PAGE), mask=every < k)
 
 
-@triton.jit(do_not_specialize=["width"])  # type: ignore[untyped-decorator, unused-ignore]
-def maxima_kernel(  # type: ignore[no-untyped-def]
-    logits, lengths, maxima, logits_stride, maxima_stride, width, N: tl.constexpr, BLOCK: tl.constexpr
-):
+@jit_with(do_not_specialize=["width"])
+def maxima_kernel(logits, lengths, maxima, logits_stride, maxima_stride, width, N: tl.constexpr, BLOCK: tl.constexpr):
     """Program (t, c): the maxima of blocks c * N ... of row t, as far as it is valid."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(lengths + row)

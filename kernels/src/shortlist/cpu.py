@@ -1,29 +1,28 @@
-"""Two-level scoring in torch on the CPU, over index keys in the model's dtype; the formula is reference.py's.
+"""Two-level scoring in torch on the CPU, over plain index keys; the formula and the arguments are reference.py's.
 
-index_k  [slots, D]  a layer's index keys, slots of a page consecutive
+index_k  [KV pages, 64, D]  a layer's index keys, in the model's dtype
 """
 
 import torch
 
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
-from sgl_indexcache.kernels.shortlist.reference import PAGE, choose_pages, pack_summary, to_positions, unpack_summary
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
+from sgl_indexcache.kernels.shortlist.lists import choose_pages, to_positions
+from sgl_indexcache.kernels.shortlist.records import JUDGED_PAGES, pack_summary, unpack_summary
 
 ROWS_AT_ONCE = 256
 """Rows whose keys are scored together: a page that many of them list is multiplied once for all."""
 
 
 def summarise(
-    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, has_summary: torch.Tensor, n: int
+    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, has_summary: torch.Tensor, pages: int
 ) -> torch.Tensor:
-    """Mean keys float32 `[n, D]` of a request's first n pages, page_table int32 [P]; those missing are made and kept.
-
-    summaries uint8 [KV pages, D + 4] and has_summary uint8 [KV pages]; all 64 keys of these pages are written.
-    """
-    ids = page_table[:n].long()
+    """Mean keys float32 `[pages, D]` of a request's first pages, for `list_pages`; see reference.summarise."""
+    ids = page_table[:pages].long()
     missing = ids[has_summary[ids] == 0]
     if len(missing):
-        summaries[missing] = pack_summary(_pages(index_k)[missing].float().mean(1))
+        summaries[missing] = pack_summary(index_k[missing].float().mean(1))
         has_summary[missing] = 1
     return unpack_summary(summaries[ids])
 
@@ -35,14 +34,12 @@ def list_pages(
     complete: torch.Tensor,
     n: int,
     *,
+    max_complete: int,
     window: int,
     budget_bytes: int,
     out: torch.Tensor,
 ) -> None:
-    """Write the pages that G rows list into out int32 `[G, n]`, ascending; see reference.list_pages.
-
-    q [G, H, D], w [G, H]; means [P, D] as `summarise` gives them; complete int [G], above n.
-    """
+    """Write the pages that G groups list into out int32 `[G, n]`; means [P, D] as `summarise` gives them."""
     groups, heads, _ = q.shape
     step = max(1, budget_bytes // (4 * heads * means.shape[0]))
     column = torch.arange(means.shape[0])
@@ -65,17 +62,15 @@ def select_listed(
     names: torch.Tensor,
     initial: int = 0,
     local: int = 0,
+    budget_bytes: int,
     out: torch.Tensor,
 ) -> None:
-    """Write the selections of T rows among their groups' pages into out int32 `[T, k]`; see reference.select_listed.
-
-    q [T, H, D], w [T, H]; pages int32 [G, n + 1] KV pages, the own one last; group and lengths int32 [T], keys of
-    these pages that each row sees; names int32 [G, n + 1], what the pages are called in the result.
-    """
-    for begin in range(0, len(lengths), ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
+    """Write the selection of T rows among their groups' pages into out int32 `[T, k]`; see reference.select_listed."""
+    step = max(1, min(ROWS_AT_ONCE, budget_bytes // (4 * PAGE * pages.shape[1])))
+    for begin in range(0, len(lengths), step):
+        part = slice(begin, begin + step)
         lines, seen = group[part].long(), lengths[part].long()
-        scores = _score_listed(q[part], w[part], _pages(index_k), pages[lines])
+        scores = _score_listed(q[part], w[part], index_k, pages[lines])
         if initial:
             scores[:, :initial] = float("inf")
         if local:
@@ -103,7 +98,7 @@ def _score_listed(q: torch.Tensor, w: torch.Tensor, keys: torch.Tensor, pages: t
 
 
 def judge(
-    expected: torch.Tensor,
+    exact: torch.Tensor,
     listed: torch.Tensor,
     group: torch.Tensor,
     page_table: torch.Tensor,
@@ -113,16 +108,16 @@ def judge(
     *,
     counted: bool,
 ) -> None:
-    """Add what `listed` int32 [G, n + 1] holds of S exact selections `expected` int32 [S, k]; see reference.judge.
+    """Add what `listed` int32 [G, n + 1] holds of the exact selections int32 [S, k]; see reference.judge.
 
     Lists ascend, as those of `list_pages` with the own page behind them do.
     """
     lines = listed[group.long()]
-    page = torch.where(expected < 0, -1, expected // PAGE)
+    page = torch.where(exact < 0, -1, exact // PAGE)
     at = torch.searchsorted(lines, page).clamp(max=lines.shape[1] - 1)
     held = ((lines.gather(1, at) == page) & (page >= 0)).sum(1)
     own = page_table[((lengths - 1) // PAGE).long()].long()
-    guard.index_add_(0, own, torch.stack((torch.full_like(held, expected.shape[1]), held), 1).to(guard.dtype))
+    guard.index_add_(0, own, torch.stack((torch.full_like(held, exact.shape[1]), held), 1).to(guard.dtype))
     if counted:
         counts[0] += len(held)
         counts[1] += held.sum()
@@ -137,23 +132,14 @@ def verdicts(
     floor: float,
     out: torch.Tensor,
 ) -> None:
-    """Write which contexts are to be scored exactly into out int64 `[L, R]`, 0 or 1; see reference.verdicts.
-
-    guard int32 [L, KV pages, 2], page_table int32 [B, P], requests and complete int32 [R].
-    """
+    """Write which contexts are to be scored exactly into out int64 `[L, R]`, 0 or 1; see reference.verdicts."""
     for column, (line, pages) in enumerate(zip(requests.tolist(), complete.tolist(), strict=True)):
         if not pages:
             out[:, column] = 0
             continue
-        latest = guard[:, page_table[line, :pages].long()].long().flip(1).cumsum(1)
+        latest = guard[:, page_table[line, max(0, pages - JUDGED_PAGES) : pages].long()].long().flip(1).cumsum(1)
         enough = latest[..., 0] >= need
         # From the last page back, the first one with which the samples suffice.
         at = enough.int().argmax(1)
         expected, held = latest[torch.arange(len(guard)), at].unbind(1)
         out[:, column] = enough.any(1) & (held < floor * expected)
-
-
-def _pages(index_k: torch.Tensor) -> torch.Tensor:
-    """Index keys `[slots, D]` as `[pages, 64, D]`; slots behind the last whole page are left out."""
-    pages = index_k.shape[0] // PAGE
-    return index_k[: pages * PAGE].view(pages, PAGE, -1)

@@ -3,24 +3,23 @@
 Nothing here depends on lengths but masks, so a captured graph replays it for any batch.
 """
 
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
+from sgl_indexcache.kernels.jit import PAGE, SCALE_BYTES, jit, jit_with
 from sgl_indexcache.kernels.shortlist.guard_kernel import add_sample, below, is_sampled, latest_recall
 from sgl_indexcache.kernels.shortlist.kernel import summary_of
 
-PAGE = tl.constexpr(64)
 
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def complete_pages(length):  # type: ignore[no-untyped-def]
+@jit
+def complete_pages(length):
     """Pages before a row's own; a row of padding may have no keys at all."""
     return tl.maximum(length - 1, 0) // PAGE
 
 
-@triton.jit(do_not_specialize=["table_stride"])  # type: ignore[untyped-decorator, unused-ignore]
-def summarise_rows_kernel(  # type: ignore[no-untyped-def]
-    index_k, page_table, lengths, summaries, there, table_stride, D: tl.constexpr, AT_ONCE: tl.constexpr
+@jit_with(do_not_specialize=["table_stride"])
+def summarise_rows_kernel(
+    index_k, page_table, lengths, summaries, has_summary, table_stride, D: tl.constexpr, AT_ONCE: tl.constexpr
 ):
     """Program (t, c): of row t's complete pages those from c * AT_ONCE on that have no summary get one.
 
@@ -33,22 +32,22 @@ def summarise_rows_kernel(  # type: ignore[no-untyped-def]
         nth = first + tl.arange(0, AT_ONCE)
         table = page_table + row * table_stride
         pages = tl.load(table + nth, mask=nth < complete, other=0).to(tl.int64)
-        missing = (nth < complete) & (tl.load(there + pages) == 0)
+        missing = (nth < complete) & (tl.load(has_summary + pages) == 0)
         left = tl.sum(missing.to(tl.int32), 0)
         while left > 0:
             at = tl.min(tl.where(missing, nth, first + AT_ONCE), 0)
             page = tl.load(table + at).to(tl.int64)
-            key, scale = summary_of(index_k, page, D, PAGE)
-            record = summaries + page * (D + 4)
+            key, scale = summary_of(index_k, page, D)
+            record = summaries + page * (D + SCALE_BYTES)
             tl.store(record + tl.arange(0, D), key)
             tl.store((record + D).to(tl.pointer_type(tl.float32)), scale)
-            tl.store(there + page, 1)
+            tl.store(has_summary + page, 1)
             missing = missing & (nth != at)
             left -= 1
 
 
-@triton.jit(do_not_specialize=["table_stride", "maxima_stride", "window"])  # type: ignore[untyped-decorator, unused-ignore]
-def score_pages_kernel(  # type: ignore[no-untyped-def]
+@jit_with(do_not_specialize=["table_stride", "maxima_stride", "window"])
+def score_pages_kernel(
     q, w, summaries, page_table, lengths, out, maxima, complete_out, table_stride, out_stride, maxima_stride, window,
     H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +60,7 @@ def score_pages_kernel(  # type: ignore[no-untyped-def]
     if first < complete:
         nth = first + tl.arange(0, PAGE)
         pages = tl.load(page_table + row * table_stride + nth, mask=nth < complete, other=0).to(tl.int64)
-        record = summaries + pages * (D + 4)
+        record = summaries + pages * (D + SCALE_BYTES)
         column = tl.arange(0, D)
         keys = tl.load(record[:, None] + column[None, :]).to(tl.float8e4nv, bitcast=True)
         scale = tl.load((record + D).to(tl.pointer_type(tl.float32)))
@@ -77,12 +76,10 @@ def score_pages_kernel(  # type: ignore[no-untyped-def]
         tl.store(maxima + row * maxima_stride + block, tl.max(tl.reshape(total, (PAGE // BLOCK, BLOCK)), 1))
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
-    do_not_specialize=["n", "table_stride", "listed_stride", "every", "need", "floor"]
-)
-def lay_lists_kernel(  # type: ignore[no-untyped-def]
-    listed, page_table, lengths, guard, pages, seen, judged, fallen, n, table_stride, listed_stride, every, need, floor,
-    LP: tl.constexpr, AT_ONCE: tl.constexpr, JUDGED: tl.constexpr,
+@jit_with(do_not_specialize=["n", "table_stride", "listed_stride", "every", "need", "floor"])
+def lay_lists_kernel(
+    listed, page_table, lengths, guard, pages, visible, judged, fallen, n, table_stride, listed_stride,
+    every, need, floor, LP: tl.constexpr, AT_ONCE: tl.constexpr, JUDGED: tl.constexpr,
 ):  # fmt: skip
     """Program t: row t's own page after the pages it lists, all of them as KV pages, and how many keys that makes;
     then what the guard says of its context: `fallen`, and the keys to score exactly, none but for these and samples.
@@ -99,20 +96,18 @@ def lay_lists_kernel(  # type: ignore[no-untyped-def]
     own = tl.where(column > m, complete, own)
     tl.store(pages + row * listed_stride + column, tl.load(table + own), mask=column <= n)
     tl.store(listed + row * listed_stride + column, own, mask=column <= n)
-    tl.store(seen + row, m * PAGE + length - complete * PAGE)
+    tl.store(visible + row, m * PAGE + length - complete * PAGE)
 
-    wanted, found = latest_recall(guard, table, complete, need, AT_ONCE, JUDGED)
-    trips = (complete > n) & below(wanted, found, need, floor)
+    expected, held = latest_recall(guard, table, complete, need, AT_ONCE, JUDGED)
+    trips = (complete > n) & below(expected, held, need, floor)
     sampled = (complete > n) & is_sampled(length - 1, every)
     tl.store(fallen + row, trips.to(tl.int32))
     tl.store(judged + row, tl.where(trips | sampled, length, 0))
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
-    do_not_specialize=["n", "k", "table_stride", "listed_stride", "out_stride", "every", "named"]
-)
-def settle_kernel(  # type: ignore[no-untyped-def]
-    wanted, listed, page_table, judged, fallen, guard, counts, out, n, k, table_stride, listed_stride,
+@jit_with(do_not_specialize=["n", "k", "table_stride", "listed_stride", "out_stride", "every", "named"])
+def settle_kernel(
+    exact, listed, page_table, judged, fallen, guard, counts, out, n, k, table_stride, listed_stride,
     out_stride, every, named, KP: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Program t: if row t was scored exactly, the count of its selection that its list holds, and that selection in
@@ -121,7 +116,7 @@ def settle_kernel(  # type: ignore[no-untyped-def]
     length = tl.load(judged + row)
     if length > 0:
         column = tl.arange(0, KP)
-        position = tl.load(wanted + row * k + column, mask=column < k, other=-1)
+        position = tl.load(exact + row * k + column, mask=column < k, other=-1)
         page = position // PAGE
         table = page_table + row * table_stride
         if is_sampled(length - 1, every):

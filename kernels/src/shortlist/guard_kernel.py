@@ -1,25 +1,26 @@
 """Triton kernels of the recall guard: what lists hold of exact selections, and what that says of a context."""
 
-import triton
+# mypy: allow-untyped-defs, allow-incomplete-defs
 import triton.language as tl
 
-PAGE = tl.constexpr(64)
-HASH = tl.constexpr(0x9E3779B1)
-"""See Guard.sampled in sgl_indexcache/indexer/two_level.py."""
+from sgl_indexcache.kernels.jit import PAGE, jit, jit_with
+from sgl_indexcache.kernels.shortlist import records
+
+HASH = tl.constexpr(records.HASH)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def is_sampled(position, every):  # type: ignore[no-untyped-def]
-    """Guard.sampled."""
+@jit
+def is_sampled(position, every):
+    """records.is_sampled."""
     return (position.to(tl.int64) * HASH & 0xFFFFFFFF) < (1 << 32) // every.to(tl.int64)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def latest_recall(guard, table, complete, need, AT_ONCE: tl.constexpr, JUDGED: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def latest_recall(guard, table, complete, need, AT_ONCE: tl.constexpr, JUDGED: tl.constexpr):
     """Positions that the latest samples before page `complete` should have found, and have found: page by page, until
     they are `need`, in JUDGED pages at most. guard: of one layer."""
-    wanted = 0
-    found = 0
+    expected = 0
+    held = 0
     for begin in range(0, JUDGED, AT_ONCE):
         nth = complete - 1 - begin - tl.arange(0, AT_ONCE)
         if begin < complete:
@@ -27,20 +28,20 @@ def latest_recall(guard, table, complete, need, AT_ONCE: tl.constexpr, JUDGED: t
             should = tl.load(guard + 2 * page, mask=nth >= 0, other=0)
             did = tl.load(guard + 2 * page + 1, mask=nth >= 0, other=0)
             # Up to the page that makes them enough.
-            latest = tl.cumsum(should, 0) - should + wanted < need
-            wanted += tl.sum(tl.where(latest, should, 0), 0)
-            found += tl.sum(tl.where(latest, did, 0), 0)
-    return wanted, found
+            latest = tl.cumsum(should, 0) - should + expected < need
+            expected += tl.sum(tl.where(latest, should, 0), 0)
+            held += tl.sum(tl.where(latest, did, 0), 0)
+    return expected, held
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def below(wanted, found, need, floor):  # type: ignore[no-untyped-def]
-    """Guard.trips."""
-    return (wanted >= need) & (found.to(tl.float32) < floor * wanted.to(tl.float32))
+@jit
+def below(expected, held, need, floor):
+    """Whether samples that make up enough positions hold less of them than the floor."""
+    return (expected >= need) & (held.to(tl.float32) < floor * expected.to(tl.float32))
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def add_sample(  # type: ignore[no-untyped-def]
+@jit
+def add_sample(
     position, listed, n, k, length, table, guard, counts, counted, KP: tl.constexpr, STEPS: tl.constexpr
 ):  # fmt: skip
     """A sample of `length` keys should have found `position` int32 [KP], -1 for none: how many of them lie in the n + 1
@@ -51,47 +52,47 @@ def add_sample(  # type: ignore[no-untyped-def]
     step = 1 << (STEPS - 1)
     for _ in range(STEPS):
         probe = before + step - 1
-        there = tl.load(listed + probe, mask=probe <= n, other=1 << 30)
-        before = tl.where(there < page, before + step, before)
+        probed = tl.load(listed + probe, mask=probe <= n, other=1 << 30)
+        before = tl.where(probed < page, before + step, before)
         step = step // 2
-    there = tl.load(listed + before, mask=before <= n, other=-1)
-    found = tl.sum(((tl.arange(0, KP) < k) & (position >= 0) & (there == page)).to(tl.int32), 0)
+    nearest = tl.load(listed + before, mask=before <= n, other=-1)
+    held = tl.sum(((tl.arange(0, KP) < k) & (position >= 0) & (nearest == page)).to(tl.int32), 0)
     own = tl.load(table + (length - 1) // PAGE).to(tl.int64)
     tl.atomic_add(guard + 2 * own, k)
-    tl.atomic_add(guard + 2 * own + 1, found)
+    tl.atomic_add(guard + 2 * own + 1, held)
     if counted:
         tl.atomic_add(counts, 1)
-        tl.atomic_add(counts + 1, found.to(tl.int64))
+        tl.atomic_add(counts + 1, held.to(tl.int64))
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+@jit_with(
     do_not_specialize=["n", "k", "listed_stride", "counted"],
     do_not_specialize_on_alignment=["group", "page_table", "lengths", "guard", "counts"],
 )
-def judge_kernel(  # type: ignore[no-untyped-def]
-    wanted, listed, group, page_table, lengths, guard, counts, n, k, listed_stride, counted,
+def judge_kernel(
+    exact, listed, group, page_table, lengths, guard, counts, n, k, listed_stride, counted,
     KP: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Program s: sample s of one request's prefill; see guard.judge."""
     sample = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, KP)
-    position = tl.load(wanted + sample * k + column, mask=column < k, other=-1)
+    position = tl.load(exact + sample * k + column, mask=column < k, other=-1)
     lists = listed + tl.load(group + sample).to(tl.int64) * listed_stride
     add_sample(position, lists, n, k, tl.load(lengths + sample), page_table, guard, counts, counted != 0, KP, STEPS)
 
 
-@triton.jit(  # type: ignore[untyped-decorator, unused-ignore]
+@jit_with(
     do_not_specialize=["guard_stride", "table_stride", "out_stride", "need", "floor"],
     do_not_specialize_on_alignment=["page_table", "requests", "complete"],
 )
-def verdicts_kernel(  # type: ignore[no-untyped-def]
+def verdicts_kernel(
     guard, page_table, requests, complete, out, guard_stride, table_stride, out_stride, need, floor,
     AT_ONCE: tl.constexpr, JUDGED: tl.constexpr,
 ):  # fmt: skip
     """Program (l, r): whether context r is to be scored exactly in layer l; see guard.verdicts."""
     layer, nth = tl.program_id(0).to(tl.int64), tl.program_id(1)
     table = page_table + tl.load(requests + nth).to(tl.int64) * table_stride
-    wanted, found = latest_recall(
+    expected, held = latest_recall(
         guard + layer * guard_stride, table, tl.load(complete + nth), need, AT_ONCE, JUDGED
     )  # fmt: skip
-    tl.store(out + layer * out_stride + nth, below(wanted, found, need, floor).to(tl.int64))
+    tl.store(out + layer * out_stride + nth, below(expected, held, need, floor).to(tl.int64))

@@ -1,104 +1,107 @@
-"""Two-level scoring, the formula. A page is 64 consecutive positions of a request, a group 4 consecutive rows.
+"""Two-level scoring, the formula. A page is 64 consecutive positions of a request, a group some consecutive rows.
 
-    m[p]  = mean of the page's index keys, as fp8 e4m3 with one fp32 scale (amax / 448)
-    J[t, p] = sum_h  w[t, h] * relu( q[t, h] . m[p] )     for the complete pages before row t's own
-    L[g]  = the first page, the last `window`, and the best by J of the group's first row, n in all; and its own page
-    I[t, s] = sum_h  w[t, h] * relu( q[t, h] . k[s] )     for the positions s <= t of L[t // 4] alone
+    m[p]    = mean of the page's index keys, as fp8 e4m3 with one fp32 scale (amax / 448)
+    J[g, p] = sum_h  w[g, h] * relu( q[g, h] . m[p] )     of the group's first row, for the pages before its own
+    L[g]    = the first page, the last `window`, and the best by J, n in all and ascending; and the row's own page
+    I[t, s] = sum_h  w[t, h] * relu( q[t, h] . k[s] )     for the positions s <= t in pages of L[group of t] alone
     selection = the k best of I
 
-    q          [T, H, D]          index queries
-    w          [T, H]             head gates, all constants folded in (with fp8 queries their scales too)
-    summaries  [pages, D + 4]     uint8, by KV page id: fp8 key, then its fp32 scale
-    index_k    [pages, 64*(D+4)]  uint8, by KV page id: 64 fp8 keys, then 64 fp32 scales (SGLang's own layout)
+    q          [T, H, D]       index queries, any float dtype
+    w          [T, H]          head gates, all constants folded in (with fp8 queries their scales too)
+    summaries  [pages, D + 4]  uint8, by KV page id: fp8 key, then its fp32 scale
+    index_k    by KV page id, in either layout of layout.py
 
 The mean of the keys is scored by the very formula of a key: with ReLU the score of a mean is not the mean of the
 scores, but on the trained model it ranks pages as well as that does (docs/results/store.md).
+
+All arithmetic on scores is in float64. What bounds memory (`budget_bytes`) or sizes a launch (`max_complete`) is
+taken as the other forms take it, and of no account here.
 """
 
 import torch
 
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES, unpack
 from sgl_indexcache.kernels.score.reference import score
-from sgl_indexcache.kernels.score_select.reference import unpack
+from sgl_indexcache.kernels.score_select.reference import score_select
 from sgl_indexcache.kernels.select.reference import select
-
-PAGE = 64
-GROUP = 4
-"""Rows, at positions that are equal up to the remainder by 4, that share the shortlist of the first of them."""
-FP8_MAX = 448.0
-SCALE_BYTES = 4
-
-
-def pack_summary(mean: torch.Tensor) -> torch.Tensor:
-    """Summaries uint8 `[..., D + 4]` of mean keys float32 `[..., D]`."""
-    scale = (mean.abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=torch.finfo(torch.float32).tiny)
-    key = (mean / scale).to(torch.float8_e4m3fn)
-    return torch.cat((key.view(torch.uint8), scale.view(torch.uint8)), -1)
-
-
-def unpack_summary(packed: torch.Tensor) -> torch.Tensor:
-    """Mean keys float32 `[..., D]` of summaries uint8 `[..., D + 4]`."""
-    packed = packed.contiguous()
-    key = packed[..., :-SCALE_BYTES].contiguous().view(torch.float8_e4m3fn).float()
-    return key * packed[..., -SCALE_BYTES:].contiguous().view(torch.float32)
+from sgl_indexcache.kernels.shortlist.records import JUDGED_PAGES, Judgement, Records, is_sampled, pack_summary
 
 
 def summarise(
-    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, there: torch.Tensor, pages: int
+    index_k: torch.Tensor, page_table: torch.Tensor, summaries: torch.Tensor, has_summary: torch.Tensor, pages: int
 ) -> torch.Tensor:
-    """Summaries of a request's first `pages` pages, laid out as index_k; see api.summarise."""
-    ids = page_table[:pages].long()
-    missing = ids[there[ids] == 0]
-    means = unpack(index_k, missing).float().view(-1, PAGE, summaries.shape[1] - SCALE_BYTES).mean(1)
-    summaries[missing] = pack_summary(means)
-    there[missing] = 1
-    packed = torch.nn.functional.pad(summaries[ids], (0, 0, 0, -pages % PAGE)).view(-1, PAGE, summaries.shape[1])
-    key, scale = packed.split((summaries.shape[1] - SCALE_BYTES, SCALE_BYTES), 2)
-    return torch.cat((key.flatten(1), scale.flatten(1)), 1)
+    """Summaries of a request's first `pages` pages, packed as keys are: uint8 `[ceil(pages / 64), 64 * (D + 4)]`.
 
-
-def choose_pages(scores: torch.Tensor, forced: torch.Tensor, pages: torch.Tensor, n: int) -> torch.Tensor:
-    """Listed pages int32 `[T, n]`: the `forced` ones (bool [T, P]), then the best of `scores [T, P]`.
-
-    Row t chooses among its first `pages[t]`, at least n; of equal scores the lower page wins. At most n are forced.
-    Overwrites `scores`.
+    page_table [>= pages]; a page without a summary in `has_summary` uint8 [KV pages] is summarised, and its summary
+    kept in `summaries` uint8 [KV pages, D + 4].
     """
-    return select(scores.masked_fill_(forced, float("inf")), pages, n)
-
-
-def to_positions(picks: torch.Tensor, listed: torch.Tensor) -> torch.Tensor:
-    """Positions, in `picks`' dtype, of columns `picks [T, k]` of the listed pages' scores; -1 stays -1."""
-    page = listed.gather(1, (picks.clamp(min=0) // PAGE).long())
-    return torch.where(picks < 0, -1, page * PAGE + picks % PAGE).to(picks.dtype)
+    ids = page_table[:pages].long()
+    missing = ids[has_summary[ids] == 0]
+    dim = summaries.shape[1] - SCALE_BYTES
+    summaries[missing] = pack_summary(unpack(index_k, missing).float().view(-1, PAGE, dim).mean(1))
+    has_summary[missing] = 1
+    packed = torch.nn.functional.pad(summaries[ids], (0, 0, 0, -pages % PAGE)).view(-1, PAGE, dim + SCALE_BYTES)
+    return torch.cat((packed[..., :dim].flatten(1), packed[..., dim:].flatten(1)), 1)
 
 
 def list_pages(
-    q: torch.Tensor, w: torch.Tensor, means: torch.Tensor, complete: torch.Tensor, n: int, window: int
-) -> torch.Tensor:
-    """Listed pages int32 `[G, n]`, ascending, of the first rows of G groups: q [G, H, D], w [G, H].
+    q: torch.Tensor,
+    w: torch.Tensor,
+    packed: torch.Tensor,
+    complete: torch.Tensor,
+    n: int,
+    *,
+    max_complete: int,
+    window: int,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the pages that G groups list into out int32 `[G, n]`, ascending, without their own.
 
-    means [P, D] are those of the request's pages, `complete [G]` > n how many of them lie before each row's own.
+    q [G, H, D] and w [G, H] of the groups' first rows; packed as `summarise` gives it; complete int [G] > n, the pages
+    before each group's own.
     """
-    scores = score(q, means, w)
-    column = torch.arange(means.shape[0], device=q.device)
-    forced = (column == 0) | (column >= complete.unsqueeze(1) - window)
-    return choose_pages(scores, forced & (column < complete.unsqueeze(1)), complete, n)
+    means = unpack(packed, torch.arange(len(packed), device=q.device))
+    for group, pages in enumerate(complete.tolist()):
+        scores = score(q[group, None].double(), means[:pages], w[group, None])
+        scores[:, 0] = scores[:, pages - window :] = float("inf")
+        out[group] = select(scores, complete[group, None], n)[0]
 
 
 def select_listed(
-    q: torch.Tensor, w: torch.Tensor, keys: torch.Tensor, listed: torch.Tensor, position: torch.Tensor, k: int
-) -> torch.Tensor:
-    """Selection int32 `[T, k]` of rows q [T, H, D], w [T, H] at `position [T]` among the pages `listed [T, n]`, the
-    last of which is a row's own; keys [S, D] of the request.
+    q: torch.Tensor,
+    w: torch.Tensor,
+    index_k: torch.Tensor,
+    pages: torch.Tensor,
+    group: torch.Tensor,
+    lengths: torch.Tensor,
+    k: int,
+    *,
+    names: torch.Tensor,
+    initial: int = 0,
+    local: int = 0,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the selection of T rows among their groups' pages into out int32 `[T, k]`.
+
+    pages    int [G, n + 1], KV pages that each group lists, its own page last; group int [T]
+    lengths  int [T], keys of these pages that each row sees
+    names    int [G, n + 1], what the pages are called in the result: pages of the request for positions, `pages` for
+             KV slots
+    initial, local  first and last of these keys that are selected before all others
     """
-    there = (listed.long().unsqueeze(2) * PAGE + torch.arange(PAGE, device=q.device)).flatten(1)
-    there = there.clamp(max=len(keys) - 1)  # the row's own page may not be full
-    scores = torch.stack([score(q[row, None], keys[at], w[row, None])[0] for row, at in enumerate(there)])
-    lengths = (listed.shape[1] - 1) * PAGE + position % PAGE + 1
-    return to_positions(select(scores, lengths, k), listed)
+    for row, (nth, length) in enumerate(zip(group.tolist(), lengths.tolist(), strict=True)):
+        keys = unpack(index_k, pages[nth])[:length]
+        scores = score(q[row, None].double(), keys, w[row, None])
+        scores[:, :initial] = scores[:, max(0, length - local) :] = float("inf")
+        chosen = select(scores, lengths[row, None], k)[0]
+        called = names[nth, chosen.clamp(min=0).long() // PAGE] * PAGE + chosen % PAGE
+        out[row] = called.masked_fill(chosen < 0, -1)
 
 
 def judge(
-    wanted: torch.Tensor,
+    exact: torch.Tensor,
     listed: torch.Tensor,
     group: torch.Tensor,
     page_table: torch.Tensor,
@@ -108,17 +111,22 @@ def judge(
     *,
     counted: bool,
 ) -> None:
-    """Add samples to records and counts; arguments as of guard.judge.
+    """Add S samples of one request's prefill to the records of their pages.
 
-    The best of a subset are those of the best that lie in it: what two-level scoring finds of an exact selection
-    `wanted [S, k]` is what lies in the listed pages.
+    exact       int [S, k], positions of exact selections, -1 for none
+    listed      int [G, n + 1], pages of the request that each group lists; group int [S], of each sample
+    page_table  int [P], KV pages of the request; lengths int [S], keys that each sample sees
+    guard       int32 [KV pages, 2]: positions that a page's samples should have found, and have found
+    counts      int64 [>= 2]: samples and positions found, added to if `counted`
+
+    The best of a subset are those of the best that lie in it: what two-level scoring finds of an exact selection is
+    what lies in the listed pages.
     """
-    for row, lists, length in zip(wanted, listed[group.long()], lengths.tolist(), strict=True):
-        there = row[row >= 0]
-        found = torch.isin(there // PAGE, lists).sum()
-        guard[page_table[(length - 1) // PAGE].long()] += torch.stack((found.new_tensor(len(row)), found)).int()
+    for row, lists, length in zip(exact, listed[group.long()], lengths.tolist(), strict=True):
+        held = torch.isin(row[row >= 0] // PAGE, lists).sum()
+        guard[page_table[(length - 1) // PAGE].long()] += torch.stack((held.new_tensor(len(row)), held)).int()
         if counted:
-            counts[:2] += torch.stack((found.new_tensor(1), found))
+            counts[:2] += torch.stack((held.new_tensor(1), held))
 
 
 def verdicts(
@@ -130,14 +138,22 @@ def verdicts(
     floor: float,
     out: torch.Tensor,
 ) -> None:
-    """Which contexts are to be scored exactly, by the latest pages whose samples make up `need` positions, however far
-    back; arguments as of guard.verdicts."""
+    """Write which contexts are to be scored exactly into out int64 `[L, R]`, 0 or 1.
+
+    A context is judged by the latest pages whose samples make up `need` positions: by all of these pages' samples, in
+    JUDGED_PAGES before it at most. It is scored exactly if they found less than `floor` of them; of fewer than `need`
+    nothing is said.
+
+    guard       int32 [L, KV pages, 2], as of `judge`; page_table int [B, P]
+    requests    int [R], lines of the page table; complete int [R], pages before the context's first new row
+    """
     for column, (line, pages) in enumerate(zip(requests.tolist(), complete.tolist(), strict=True)):
-        for layer, records in enumerate(guard[:, page_table[line, :pages].long()].long()):
+        ids = page_table[line, max(0, pages - JUDGED_PAGES) : pages].long()
+        for layer, records in enumerate(guard[:, ids].long()):
             latest = records.flip(0).cumsum(0)
             enough = (latest[:, 0] >= need).nonzero()
-            wanted, found = latest[enough[0, 0]].tolist() if len(enough) else (0, 0)
-            out[layer, column] = len(enough) > 0 and found < floor * wanted
+            expected, held = latest[enough[0, 0]].tolist() if len(enough) else (0, 0)
+            out[layer, column] = len(enough) > 0 and held < floor * expected
 
 
 def select_decoded(
@@ -146,25 +162,56 @@ def select_decoded(
     index_k: torch.Tensor,
     page_table: torch.Tensor,
     lengths: torch.Tensor,
+    records: Records,
     n: int,
     k: int,
+    judgement: Judgement,
+    *,
     window: int,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Selection int32 `[T, k]` of the last rows of T requests, as positions, and the pages that each lists, its own
-    last; q [T, H, D], w [T, H], index_k and page_table [T, P] by KV page id, lengths [T] > 0.
+    slots: bool,
+    initial: int = 0,
+    local: int = 0,
+    budget_bytes: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the selection of T rows, each the last of its request, into out int32 `[T, k]`.
+
+    page_table  int [T, P], KV pages of each request; lengths int [T], keys that each row sees, 0 for padding
+    n           pages that a row lists beside its own; a row with no more before its own lists all
+    slots       the result holds KV slots, else positions of the request
+
+    A row that does not list all is judged: if its context has fallen back (see `verdicts`, before any row of this step
+    is counted) it is selected exactly; if it is a sample, `judge` adds it to the records.
     """
-    found, lists = [], []
-    for row, length in enumerate(lengths.tolist()):
-        complete = (length - 1) // PAGE
-        ids = page_table[row, : complete + 1].long()
-        keys = unpack(index_k, ids).float()
-        means = unpack_summary(pack_summary(keys[: complete * PAGE].view(complete, PAGE, keys.shape[1]).mean(1)))
-        one, gates = q[row, None].float(), w[row, None]
-        listed = torch.arange(complete, dtype=torch.int32, device=q.device)
-        if complete > n:
-            listed = list_pages(one, gates, means, torch.tensor([complete], device=q.device), n, window)[0]
-        listed = torch.cat((listed, listed.new_tensor([complete])))
-        at = torch.tensor([length - 1], device=q.device)
-        found.append(select_listed(one, gates, keys[:length], listed[None], at, k))
-        lists.append(listed)
-    return torch.cat(found), lists
+    complete = (lengths - 1).clamp(min=0) // PAGE
+    rows = torch.arange(len(lengths), device=q.device)
+    fallen = torch.zeros(1, len(lengths), dtype=torch.int64, device=q.device)
+    verdicts(records.guard[None], page_table, rows, complete, judgement.need, judgement.floor, fallen)
+    for row, (length, pages) in enumerate(zip(lengths.tolist(), complete.tolist(), strict=True)):
+        one, table, seen = slice(row, row + 1), page_table[row, None], lengths[row, None]
+        packed = summarise(index_k, table[0], records.summaries, records.has_summary, pages)
+        first = torch.zeros_like(seen)
+        names = table if slots else torch.arange(table.shape[1], dtype=table.dtype, device=q.device)[None]
+        forced = {"initial": initial, "local": local}
+        listed = torch.arange(min(n, pages) + 1, dtype=table.dtype, device=q.device)[None]
+        if pages > n:
+            list_pages(
+                q[one], w[one], packed, complete[one], n, max_complete=pages, window=window, budget_bytes=budget_bytes,
+                out=listed[:, :n],
+            )  # fmt: skip
+        listed[0, -1] = pages
+        visible = seen - (pages + 1 - listed.shape[1]) * PAGE
+        select_listed(
+            q[one], w[one], index_k, table[:, listed[0].long()], first, visible, k, names=names[:, listed[0].long()],
+            **forced, budget_bytes=budget_bytes, out=out[one],
+        )  # fmt: skip
+        sampled = bool(is_sampled(seen.long() - 1, judgement.every))
+        if pages <= n or not (sampled or fallen[0, row]):
+            continue
+        exact = {"max_length": length, **forced}
+        if sampled:
+            positions = score_select(q[one], w[one], index_k, table, first, seen, k, **exact)
+            judge(positions, listed, first, table[0], seen, records.guard, records.counts, counted=True)
+        if fallen[0, row]:
+            out[one] = score_select(q[one], w[one], index_k, table, first, seen, k, **exact, names=names)
+            records.counts[2:] += records.counts.new_tensor([1, length])

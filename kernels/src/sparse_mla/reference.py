@@ -11,33 +11,15 @@ out    [T, H, V]     in q's dtype; float32 (float64 for float64) inside; rows wi
 
 import torch
 
+from sgl_indexcache.kernels.precision import accumulation_dtype
 
-def sparse_mla(
-    q: torch.Tensor,
-    kv: torch.Tensor,
-    slots: torch.Tensor,
-    value_dim: int,
-    scale: float,
-    scratch: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Attention output `[T, H, value_dim]` of `q [T, H, D]` over `kv[slots]`, `slots [T, K]`, -1 = no key.
 
-    Gathers the selected keys (`T * K * D` elements of scratch): callers bound it by slicing T, and may give it
-    as a flat tensor in kv's dtype, so that many slices share one buffer.
-    """
-    wide = torch.float64 if torch.float64 in (q.dtype, kv.dtype) else torch.float32
-    absent = slots < 0
-    padded = bool(absent.any())
-    rows, picks = slots.shape
-    size = rows * picks * kv.shape[1]
-    gathered = (kv.new_empty(size) if scratch is None else scratch[:size]).view(rows * picks, kv.shape[1])
-    torch.index_select(kv, 0, (slots.clamp(min=0) if padded else slots).reshape(-1), out=gathered)
-    keys = gathered.view(rows, picks, -1).to(wide)
-    logits = torch.bmm(q.to(wide), keys.transpose(1, 2)).mul_(scale)
-    if padded:
-        logits.masked_fill_(absent.unsqueeze(1), float("-inf"))
-    weights = logits.softmax(dim=-1)
-    if padded:
-        # A row without any key is padding: softmax gives NaN there, and its output is defined as zero.
-        weights.masked_fill_(absent.all(dim=1)[:, None, None], 0.0)
-    return torch.bmm(weights, keys[..., :value_dim]).to(q.dtype)
+def sparse_mla(q: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor, value_dim: int, scale: float) -> torch.Tensor:
+    """Attention output `[T, H, value_dim]` of `q [T, H, D]` over `kv[slots]`, `slots [T, K]`, -1 = no key."""
+    wide = accumulation_dtype(q, kv)
+    keys = kv[slots.clamp(min=0).long()].to(wide)
+    logits = scale * torch.einsum("thd,tkd->thk", q.to(wide), keys)
+    absent = slots.unsqueeze(1) < 0
+    # Of a row without any key softmax is NaN, and its output is defined as zero.
+    weights = logits.masked_fill(absent, float("-inf")).softmax(-1).masked_fill(absent, 0.0)
+    return torch.einsum("thk,tkv->thv", weights, keys[..., :value_dim]).to(q.dtype)

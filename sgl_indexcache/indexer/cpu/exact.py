@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from sgl_indexcache.indexer.cpu.workers import share
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.selection import KnownRows, Queries, Rows
 
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile

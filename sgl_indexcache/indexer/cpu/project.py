@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sgl_indexcache.kernels.score.reference import takes_onednn
+from sgl_indexcache.kernels.score.cpu import takes_onednn
 
 
 class Rotary(Protocol):

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from sgl_indexcache.indexer.cpu.exact import Selector
-from sgl_indexcache.kernels.shortlist import PAGE, cpu
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist import cpu
 from sgl_indexcache.selection import Inputs, Rows, Terms
 
 
@@ -23,7 +24,6 @@ class CpuKernels:
     # Their queries are projected together.
     max_rows = 1024
 
-    summarise = staticmethod(cpu.summarise)
     judge = staticmethod(cpu.judge)
     verdicts = staticmethod(cpu.verdicts)
 
@@ -46,11 +46,23 @@ class CpuKernels:
         selector = Selector(self.topk, inputs.initial, inputs.local, self.budget_bytes)
         out[rows] = selector(lambda part: inputs.queries(_shifted(part, rows.start)), inputs.index_k, slots, laid_out)
 
-    def list_pages(self, *arguments: Any, max_complete: int, **options: Any) -> None:
+    def summarise(self, index_k: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        return cpu.summarise(_by_page(index_k), *arguments)
+
+    def list_pages(self, *arguments: Any, **options: Any) -> None:
         cpu.list_pages(*arguments, budget_bytes=self.budget_bytes, **options)
 
-    def select_listed(self, *arguments: Any, **options: Any) -> None:
-        cpu.select_listed(*arguments, self.topk, **options)
+    def select_listed(
+        self, queries: torch.Tensor, gates: torch.Tensor, index_k: torch.Tensor, *arguments: Any, **options: Any
+    ) -> None:
+        index_k = _by_page(index_k)
+        cpu.select_listed(queries, gates, index_k, *arguments, self.topk, budget_bytes=self.budget_bytes, **options)
+
+
+def _by_page(index_k: torch.Tensor) -> torch.Tensor:
+    """Index keys `[slots, D]` as `[KV pages, 64, D]`; slots behind the last whole page are left out."""
+    pages = index_k.shape[0] // PAGE
+    return index_k[: pages * PAGE].view(pages, PAGE, -1)
 
 
 def _shifted(rows: slice | torch.Tensor, by: int) -> slice | torch.Tensor:

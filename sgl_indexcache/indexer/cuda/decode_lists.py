@@ -9,8 +9,9 @@ import torch
 
 from sgl_indexcache.indexer.guard import SAMPLES, Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
-from sgl_indexcache.kernels.shortlist import PAGE
-from sgl_indexcache.kernels.shortlist.decode import Judgement, Records, select_decoded
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.shortlist import Judgement, Records
+from sgl_indexcache.kernels.shortlist.cuda_decode import select_decoded
 from sgl_indexcache.selection import Inputs
 from sgl_indexcache.store.page_records import PageRecords
 from sgl_indexcache.telemetry.two_level import TwoLevelWork

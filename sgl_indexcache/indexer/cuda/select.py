@@ -27,7 +27,7 @@ def select(
 
     queries are float8_e4m3fn [R, H, 128], gates float32 [R, H] with all constants folded in.
     """
-    from sgl_indexcache.kernels.score_select import score_select
+    from sgl_indexcache.kernels.score_select.cuda import score_select
 
     if rows is None:
         rows = slice(0, inputs.lengths.shape[0])

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 
 from sgl_indexcache.indexer.cuda.select import select
-from sgl_indexcache.kernels.shortlist import GROUP, guard
-from sgl_indexcache.kernels.shortlist import api as cuda
+from sgl_indexcache.kernels.shortlist import GROUP, cuda, cuda_guard
 from sgl_indexcache.selection import Inputs, Terms
 
 
@@ -23,8 +22,8 @@ class CudaKernels:
     max_rows = 1 << 30
 
     summarise = staticmethod(cuda.summarise)
-    judge = staticmethod(guard.judge)
-    verdicts = staticmethod(guard.verdicts)
+    judge = staticmethod(cuda_guard.judge)
+    verdicts = staticmethod(cuda_guard.verdicts)
 
     def __init__(self, topk: int, budget_bytes: int) -> None:
         self.topk, self.budget_bytes = topk, budget_bytes
@@ -32,8 +31,8 @@ class CudaKernels:
     def select(self, inputs: Inputs, terms: Terms, out: torch.Tensor, *, rows: slice, max_length: int) -> None:
         select(inputs, terms, out, rows=rows, max_length=max_length, budget_bytes=self.budget_bytes)
 
-    def list_pages(self, *arguments: Any, max_complete: int, **options: Any) -> None:
-        cuda.list_pages(*arguments, most=max_complete, budget_bytes=self.budget_bytes, **options)
+    def list_pages(self, *arguments: Any, **options: Any) -> None:
+        cuda.list_pages(*arguments, budget_bytes=self.budget_bytes, **options)
 
     def select_listed(self, *arguments: Any, **options: Any) -> None:
         cuda.select_listed(*arguments, self.topk, budget_bytes=self.budget_bytes, **options)

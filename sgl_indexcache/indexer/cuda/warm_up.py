@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels.select.api import BLOCK
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE
+from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.select.cuda import BLOCK
+from sgl_indexcache.kernels.shortlist import GROUP
 from sgl_indexcache.selection import IndexerTerms, Inputs, TensorQueries, Terms
 
 GROUPS = (1, 2, 4, 8)

@@ -7,8 +7,8 @@ import torch
 
 from sgl_indexcache.indexer.cpu import exact
 from sgl_indexcache.indexer.cpu.exact import Queries, Selector
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.selection import Rows
 
 HEADS, DIM, SLOTS = 4, 16, 400

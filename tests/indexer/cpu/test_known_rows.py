@@ -5,8 +5,8 @@ import torch
 
 from sgl_indexcache.indexer.cpu import exact
 from sgl_indexcache.indexer.cpu.exact import KEYS_ALIGNED, LEAST_PRODUCTS, Selector, margin
-from sgl_indexcache.kernels.score import score
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import score
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.selection import KnownRows, Rows
 
 HEADS, DIM, TOPK = 16, 32, 24

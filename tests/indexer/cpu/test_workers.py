@@ -10,8 +10,8 @@ import torch
 from sgl_indexcache.indexer.cpu import exact
 from sgl_indexcache.indexer.cpu.exact import Selector
 from sgl_indexcache.indexer.cpu.workers import share
-from sgl_indexcache.kernels.score.reference import takes_onednn
-from sgl_indexcache.kernels.select import select
+from sgl_indexcache.kernels.score.cpu import takes_onednn
+from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.selection import KnownRows, Rows
 
 HEADS, DIM, TOPK = 32, 128, 24
@@ -32,9 +32,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     known: list[int], onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(
-        "sgl_indexcache.kernels.score.reference.takes_onednn", lambda *given: onednn and takes_onednn(*given)
-    )
+    monkeypatch.setattr("sgl_indexcache.kernels.score.cpu.takes_onednn", lambda *given: onednn and takes_onednn(*given))
     rows = Rows.of([1, 0, 2], [1200, 700, 90], [1000, 400, 1], 1403)
     q, gates, keys = torch.randn(1403, HEADS, DIM), torch.randn(1403, HEADS), torch.randn(2000, DIM)
     table = torch.stack([torch.randperm(2000)[:1200] for _ in range(3)]).int()

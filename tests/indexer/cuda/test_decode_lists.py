@@ -14,7 +14,7 @@ from sgl_indexcache.indexer.cuda.two_level import CudaKernels
 from sgl_indexcache.indexer.guard import SAMPLES, Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.selection import Inputs, TensorQueries
 from sgl_indexcache.store.page_records import PageRecords
 from sgl_indexcache.telemetry.two_level import TwoLevelWork

@@ -15,9 +15,10 @@ from sgl_indexcache.indexer.cuda.two_level import CudaKernels
 from sgl_indexcache.indexer.guard import Guard
 from sgl_indexcache.indexer.shortlist import Shortlist
 from sgl_indexcache.indexer.two_level import TwoLevel
-from sgl_indexcache.kernels import score_select as op
-from sgl_indexcache.kernels.score_select.reference import pack
-from sgl_indexcache.kernels.shortlist import PAGE, api, reference
+from sgl_indexcache.kernels.layout import PAGE, pack
+from sgl_indexcache.kernels.score_select import cuda as score_select_cuda
+from sgl_indexcache.kernels.shortlist import cuda as shortlist_cuda
+from sgl_indexcache.kernels.shortlist import reference
 from sgl_indexcache.selection import Inputs, TensorQueries, Terms
 from sgl_indexcache.store.page_records import PageRecords
 
@@ -43,8 +44,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         found.add(("select", power(blocks), power(k), blocks > k))
         out.zero_()
 
-    monkeypatch.setattr(op, "score_select", score_select)
-    monkeypatch.setattr(api, "score_select", score_select)
+    monkeypatch.setattr(score_select_cuda, "score_select", score_select)
+    monkeypatch.setattr(shortlist_cuda, "score_select", score_select)
     for name in ("summarise", "verdicts", "judge"):
         monkeypatch.setattr(CudaKernels, name, staticmethod(getattr(reference, name)))
     return found

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import torch
 
 SGL_KERNEL_WIDTH = 2048
-# A sort needs about 20 bytes an element of scratch: 320 MiB at a time, whatever the batch.
-SORTED_ELEMENTS = 1 << 24
 
 
 def _topk_transform(
@@ -57,7 +55,9 @@ def _topk_transform(
             batch_idx_list,
             force_unfused_topk,
         )
-    positions = select(logits, lengths, topk, row_starts)
+    from sgl_indexcache.kernels.select.sorting import select_sorted
+
+    positions = select_sorted(logits, lengths, topk, row_starts)
     if not paged:
         return (positions + topk_indices_offset.unsqueeze(1)).masked_fill_(positions < 0, -1)
     requests = batch_idx_list if batch_idx_list is not None else attn_metadata.token_to_batch_idx
@@ -67,31 +67,6 @@ def _topk_transform(
     else:
         slots = table[requests.long().unsqueeze(1), positions.clamp(min=0).long()]
     return slots.masked_fill(positions < 0, -1)
-
-
-def select(logits: "torch.Tensor", lengths: "torch.Tensor", k: int, starts: "torch.Tensor | None") -> "torch.Tensor":
-    """Positions int32 `[T, k]` of the k best of `logits [T, S]` in columns starts to starts + lengths of each row.
-
-    Positions count from the row's start, best first, -1 padded; of equal scores the lower position wins.
-    Never waits for the device, so that it may stand between captured graphs.
-    """
-    import torch
-
-    rows, width = logits.shape
-    out = logits.new_full((rows, k), -1, dtype=torch.int32)
-    begin = lengths.new_zeros(rows) if starts is None else starts
-    columns = torch.arange(width, device=logits.device, dtype=torch.int32)
-    take = min(k, width)
-    step = max(1, SORTED_ELEMENTS // max(1, width))
-    for first in range(0, rows, step):
-        part = slice(first, min(rows, first + step))
-        low = begin[part].unsqueeze(1)
-        outside = (columns < low) | (columns >= low + lengths[part].unsqueeze(1))
-        order = logits[part].masked_fill(outside, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-        picks = order[:, :take].to(torch.int32) - low
-        filled = torch.arange(take, device=logits.device) < lengths[part].unsqueeze(1)
-        out[part, :take] = torch.where(filled, picks, -1)
-    return out
 
 
 SEAM = Seam(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sglang.srt.layers.attention.dsa.dsa_topk_backend import DSATopKBackend, TopkTransformMethod
 
+from sgl_indexcache.kernels.select import sorting
 from sgl_indexcache.sglang_port import registry
 from sgl_indexcache.sglang_port.base import BrokenSeamError, Hook
 from sgl_indexcache.sglang_port.seams.cuda import indexer, topk
@@ -59,7 +60,7 @@ def transform(k: int, method: TopkTransformMethod, logits: torch.Tensor, **more:
 
 @pytest.mark.parametrize("elements", [1, 30, 1 << 24])
 def test_paged_selections_of_any_width_are_the_best_slots(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "SORTED_ELEMENTS", elements)
+    monkeypatch.setattr(sorting, "SORTED_ELEMENTS", elements)
     logits = torch.randn(5, 14)
     found = transform(4, TopkTransformMethod.PAGED, logits)
     assert found.dtype == torch.int32

@@ -18,8 +18,9 @@ from sgl_indexcache.kernels.attention_kl.reference import (
     divergence,
     entropy,
     mass_on_best,
-    wide,
 )
+from sgl_indexcache.kernels.precision import wide
+from sgl_indexcache.kernels.score_causal.reference import score_all
 
 
 class Guess(NamedTuple):
@@ -62,33 +63,25 @@ def attention_kl(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """KL of an indexer to the mean attention of `layers` (one layer: to that layer's), weighted over queries.
 
-    Args:
-        guess: the indexer's queries, keys and gates.
-        layers: attention of the layers; nothing flows back into them.
-        seen: (begin, end) -> bool [B, end - begin, S], what the queries begin..end may attend to.
-        weights: [B, R] of each query; the caller normalises them.
-        topk: also measure the attention's mass on the topk best scores; it costs a top-k a slice.
-        rows: queries of a slice.
-        kernel: take the attention's side from the Triton kernel.
+    guess    the indexer's queries, keys and gates
+    layers   attention of the layers; nothing flows back into them
+    seen     (begin, end) -> bool [B, end - begin, S], what the queries begin..end may attend to
+    weights  [B, R] of each query; the caller normalises them
+    topk     also measure the attention's mass on the topk best scores; it costs a top-k a slice
+    rows     queries of a slice
+    kernel   take the attention's side from the Triton kernel
 
-    Returns:
-        loss, a number: sum over queries of weight * KL, in nats; its gradient reaches `guess`.
-        figures [2], without gradient: the same sums of the attention's entropy, and of the mass (0 without topk).
+    Returns the loss, a number: sum over queries of weight * KL, in nats, whose gradient reaches `guess`; and figures
+    [2], without gradient: the same sums of the attention's entropy, and of the mass (0 without topk).
     """
-    distribution: Callable[..., torch.Tensor] = attention_distribution
+    distribution = attention_distribution
     if kernel:
-        from sgl_indexcache.kernels.attention_kl.kernel import attention_distribution_kernel
+        from sgl_indexcache.kernels.attention_kl import cuda
 
-        distribution = attention_distribution_kernel
+        distribution = cuda.attention_distribution
     job = _Job(tuple(layers), seen, weights, topk, rows, distribution)
-    loss, figures = _Sliced.apply(*guess, job)
+    loss, figures = _Sliced.apply(*guess, job)  # type: ignore[no-untyped-call]
     return loss, figures
-
-
-def scores_of(q: torch.Tensor, k: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-    """Index scores [B, R, S] (formula in kernels/src/score), in the accumulation dtype."""
-    products = torch.matmul(q.flatten(1, 2), k.mT).unflatten(1, q.shape[1:3])
-    return (wide(products.relu()) * wide(gates)[..., None]).sum(2)
 
 
 class _Sliced(torch.autograd.Function):
@@ -106,12 +99,12 @@ class _Sliced(torch.autograd.Function):
             p = torch.stack([job.distribution(a.q[:, :, begin:end], a.k, seen, a.scale) for a in job.layers]).mean(0)
             inputs = [x.detach().requires_grad_(learn) for x in (q[:, begin:end], k, gates[:, begin:end])]
             with torch.set_grad_enabled(learn):
-                scores = scores_of(*inputs)
+                scores = score_all(*inputs)
                 loss = (divergence(p, scores, seen) * weights).sum()
             if learn:
-                found = torch.autograd.grad(loss, inputs)
-                grads[0][:, begin:end], grads[2][:, begin:end] = found[0], found[2]
-                grads[1] += found[1]
+                of_q, of_k, of_gates = torch.autograd.grad(loss, inputs)
+                grads[0][:, begin:end], grads[2][:, begin:end] = of_q, of_gates
+                grads[1] += of_k
             total += loss.detach()
             figures[0] += (entropy(p) * weights).sum()
             if job.topk is not None:
@@ -122,6 +115,5 @@ class _Sliced(torch.autograd.Function):
         return total, figures
 
     @staticmethod
-    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        by = given[0]
-        return (*((grad * by).to(grad.dtype) for grad in ctx.saved_tensors), None)
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*((grad * upstream[0]).to(grad.dtype) for grad in ctx.saved_tensors), None)

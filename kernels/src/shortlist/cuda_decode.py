@@ -1,45 +1,20 @@
 """Two-level scoring of decode steps on CUDA: one row a request, fit for CUDA graphs."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
 
-from sgl_indexcache.kernels.score.api import DEFAULT, LEAST_COLUMNS, PAGE, SCALE_BYTES, Shape
-from sgl_indexcache.kernels.score_select.api import score_select
-from sgl_indexcache.kernels.select.api import BLOCK, select
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES
+from sgl_indexcache.kernels.score.cuda import DEFAULT, MIN_COLUMNS, Shape
+from sgl_indexcache.kernels.score_select.cuda import score_select
+from sgl_indexcache.kernels.select.cuda import BLOCK, select
+from sgl_indexcache.kernels.shortlist.cuda_guard import PAGES_AT_ONCE, steps
 from sgl_indexcache.kernels.shortlist.decode_kernel import (
     lay_lists_kernel,
     score_pages_kernel,
     settle_kernel,
     summarise_rows_kernel,
 )
-from sgl_indexcache.kernels.shortlist.guard import JUDGED_PAGES, PAGES_AT_ONCE, steps
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """What is kept of the KV pages in one Full layer.
-
-    summaries  uint8 [KV pages, D + 4] and there uint8 [KV pages], as of api.summarise
-    guard      int32 [KV pages, 2]: positions that the page's sampled rows should have found, and have found
-    counts     int64 [4], added to: samples, positions that they found, rows that fell back, keys that these saw
-    """
-
-    summaries: torch.Tensor
-    there: torch.Tensor
-    guard: torch.Tensor
-    counts: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """One row in `every` is scored exactly, too; so is a context of which the latest samples, as many as make `need`
-    positions, found less than `floor` of these."""
-
-    every: int
-    need: int
-    floor: float
+from sgl_indexcache.kernels.shortlist.records import JUDGED_PAGES, Judgement, Records
 
 
 def select_decoded(
@@ -87,12 +62,12 @@ def select_decoded(
 
     table_stride = page_table.stride(0)
     summarise_rows_kernel[(rows, triton.cdiv(width, PAGES_AT_ONCE))](
-        index_k, page_table, lengths, records.summaries, records.there, table_stride, D=dim, AT_ONCE=PAGES_AT_ONCE
+        index_k, page_table, lengths, records.summaries, records.has_summary, table_stride, D=dim, AT_ONCE=PAGES_AT_ONCE
     )
     columns = triton.cdiv(width, PAGE) * PAGE
     scores, maxima = empty(rows, columns, dtype=torch.float32), empty(rows, columns // BLOCK, dtype=torch.float32)
     complete = empty(rows)
-    wide = max(LEAST_COLUMNS, triton.next_power_of_2(heads))
+    wide = max(MIN_COLUMNS, triton.next_power_of_2(heads))
     score_pages_kernel[(rows, columns // PAGE)](
         q, w, records.summaries, page_table, lengths, scores, maxima, complete, table_stride, scores.stride(0),
         maxima.stride(0), window, H=heads, HP=wide, D=dim, BLOCK=BLOCK,
@@ -100,9 +75,9 @@ def select_decoded(
     listed = empty(rows, n + 1)
     select(scores, complete, n, max_length=width, maxima=maxima, out=listed[:, :n])
 
-    pages, seen, judged, fallen = torch.empty_like(listed), empty(rows), empty(rows), empty(rows)
+    pages, visible, judged, fallen = torch.empty_like(listed), empty(rows), empty(rows), empty(rows)
     lay_lists_kernel[(rows,)](
-        listed, page_table, lengths, records.guard, pages, seen, judged, fallen, n, table_stride, listed.stride(0),
+        listed, page_table, lengths, records.guard, pages, visible, judged, fallen, n, table_stride, listed.stride(0),
         judgement.every, judgement.need, judgement.floor,
         LP=triton.next_power_of_2(n + 1), AT_ONCE=PAGES_AT_ONCE, JUDGED=JUDGED_PAGES,
     )  # fmt: skip
@@ -110,16 +85,16 @@ def select_decoded(
     # Rows of several requests list different pages, so a program takes one.
     alone = Shape(columns=min(DEFAULT.columns, wide))
     score_select(
-        q, w, index_k, pages, ramp, seen, k, max_length=(n + 1) * PAGE, initial=initial, local=local,
+        q, w, index_k, pages, ramp, visible, k, max_length=(n + 1) * PAGE, initial=initial, local=local,
         names=pages if slots else listed, budget_bytes=budget_bytes, out=out, shape=alone,
     )  # fmt: skip
-    wanted = empty(rows, k)
+    exact = empty(rows, k)
     score_select(
         q, w, index_k, page_table, ramp, judged, k, max_length=width * PAGE, initial=initial, local=local,
-        budget_bytes=budget_bytes, out=wanted, shape=alone,
+        budget_bytes=budget_bytes, out=exact, shape=alone,
     )  # fmt: skip
     settle_kernel[(rows,)](
-        wanted, listed, page_table, judged, fallen, records.guard, records.counts, out, n, k, table_stride,
+        exact, listed, page_table, judged, fallen, records.guard, records.counts, out, n, k, table_stride,
         listed.stride(0), out.stride(0), judgement.every, int(slots),
         KP=triton.next_power_of_2(k), STEPS=steps(n),
     )  # fmt: skip

@@ -3,10 +3,9 @@
 from functools import cache
 
 import torch
-import triton
 
-from sgl_indexcache.kernels.score.api import BLOCK, DEFAULT, Shape, check, padded, score
-from sgl_indexcache.kernels.select.api import Cut, select
+from sgl_indexcache.kernels.score.cuda import DEFAULT, Shape, check, padded, score_paged
+from sgl_indexcache.kernels.select.cuda import BLOCK, Cut, select
 
 ALIGNED_ROWS = 16
 """Slices begin at multiples of this, so that every pointer keeps its alignment and no kernel compiles twice."""
@@ -18,12 +17,12 @@ def rows_at_once(rows: int, max_length: int, budget_bytes: int, device: torch.de
     The selection of a row fills one of a CUDA device's processors, so a slice takes whole rounds of them if it can.
     """
     processors = _processors(device)
-    a_row = 4 * (padded(max_length) + padded(max_length) // BLOCK)
-    most = max(1, budget_bytes // max(a_row, 1) // ALIGNED_ROWS) * ALIGNED_ROWS
-    if most >= max(processors, ALIGNED_ROWS):
-        most = most // processors * processors // ALIGNED_ROWS * ALIGNED_ROWS
-    slices = triton.cdiv(rows, most)
-    return triton.cdiv(triton.cdiv(rows, slices), ALIGNED_ROWS) * ALIGNED_ROWS
+    row_bytes = 4 * (padded(max_length) + padded(max_length) // BLOCK)
+    max_rows = max(1, budget_bytes // max(row_bytes, 1) // ALIGNED_ROWS) * ALIGNED_ROWS
+    if max_rows >= max(processors, ALIGNED_ROWS):
+        max_rows = max_rows // processors * processors // ALIGNED_ROWS * ALIGNED_ROWS
+    slices = -(-rows // max_rows)
+    return -(-rows // (slices * ALIGNED_ROWS)) * ALIGNED_ROWS
 
 
 @cache
@@ -77,14 +76,14 @@ def score_select(
     logits = torch.empty(min(step, rows) if scored else 1, width, dtype=torch.float32, device=q.device)
     if not scored:
         check(q, weights, index_k, page_table, request, lengths)
-        # Nobody reads them. Their rows are no apart, which takes the same kernel as whole pages.
+        # Nobody reads them. One row stands for all, with a stride of 0, which takes the same kernel as whole pages.
         logits = logits.expand(min(step, rows), -1)
     maxima = torch.empty(min(step, rows), width // BLOCK, dtype=torch.float32, device=q.device)
     for first in range(0, rows, step):
         part = slice(first, min(rows, first + step))
         here = part.stop - part.start
         if scored:
-            score(
+            score_paged(
                 q[part], weights[part], index_k, page_table, request[part], lengths[part],
                 max_length=max_length, initial=initial, local=local, least=k,
                 out=logits[:here], maxima=maxima[:here], shape=shape,

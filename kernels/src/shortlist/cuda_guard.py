@@ -3,17 +3,16 @@
 import torch
 import triton
 
-from sgl_indexcache.kernels.select.api import MOST_CHOSEN
+from sgl_indexcache.kernels.select.cuda import MAX_K
 from sgl_indexcache.kernels.shortlist.guard_kernel import judge_kernel, verdicts_kernel
+from sgl_indexcache.kernels.shortlist.records import JUDGED_PAGES
 
 PAGES_AT_ONCE = 128
 """Pages whose records a program looks at together."""
-JUDGED_PAGES = 1024
-"""A context is judged by samples in so many pages before it at most: 256 samples at one in 256 rows."""
 
 
 def judge(
-    wanted: torch.Tensor,
+    exact: torch.Tensor,
     listed: torch.Tensor,
     group: torch.Tensor,
     page_table: torch.Tensor,
@@ -25,7 +24,7 @@ def judge(
 ) -> None:
     """Add S samples of one request's prefill to the records of their pages; see reference.judge.
 
-    wanted      int32 [S, k], contiguous: positions of exact selections, -1 for none
+    exact       int32 [S, k], contiguous: positions of exact selections, -1 for none
     listed      int32 [G, n + 1] pages of the request that each group lists, ascending, unit stride in a row;
     group       int32 [S], the group of each sample, whose own page is its list's last
     page_table  int32 [P], KV pages of the request; lengths int32 [S], keys that each sample sees
@@ -34,20 +33,20 @@ def judge(
 
     Launches one kernel. Raises ValueError for other layouts.
     """
-    samples, k = wanted.shape
+    samples, k = exact.shape
     if group.shape != (samples,) or lengths.shape != (samples,):
         raise ValueError(f"group and lengths must have one entry for each of {samples} samples")
-    if any(tensor.dtype != torch.int32 for tensor in (wanted, listed, group, page_table, lengths, guard)):
+    if any(tensor.dtype != torch.int32 for tensor in (exact, listed, group, page_table, lengths, guard)):
         raise ValueError("samples, lists, pages and records must be int32")
-    if not wanted.is_contiguous() or not guard.is_contiguous() or listed.stride(1) != 1:
+    if not exact.is_contiguous() or not guard.is_contiguous() or listed.stride(1) != 1:
         raise ValueError("samples and records must be contiguous, lists have unit stride in a row")
     if samples == 0:
         return
     n = listed.shape[1] - 1
     judge_kernel[(samples,)](
-        wanted, listed, group, page_table, lengths, guard, counts, n, k, listed.stride(0), int(counted),
+        exact, listed, group, page_table, lengths, guard, counts, n, k, listed.stride(0), int(counted),
         # As many as the longest list takes: one kernel for all.
-        KP=triton.next_power_of_2(k), STEPS=steps(MOST_CHOSEN),
+        KP=triton.next_power_of_2(k), STEPS=steps(MAX_K),
     )  # fmt: skip
 
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import torch
 import triton
 
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES
 from sgl_indexcache.kernels.score.kernel import score_kernel
+from sgl_indexcache.kernels.select.cuda import BLOCK
 
-PAGE = 64
-SCALE_BYTES = 4
-BLOCK = 16
-"""Keys whose maximum is kept: what one warp holds of a page."""
-LEAST_COLUMNS = 16
+MIN_COLUMNS = 16
 """Heads are padded to this number, so that a row alone is a matrix instruction."""
 
 
@@ -35,13 +33,13 @@ class Shape:
 DEFAULT = Shape()
 PROGRAMS = 4096
 """Programs of a launch, about: eight to a multiprocessor at a time, four times over."""
-LEAST_PAGES = 8
+MIN_PAGES = 8
 """Pages of a program at least: its queries are loaded once."""
 
 
 def padded(length: int) -> int:
     """Columns of a logits matrix for rows of at most `length` keys: whole pages."""
-    return triton.cdiv(length, PAGE) * PAGE
+    return -(-length // PAGE) * PAGE
 
 
 def check(
@@ -67,7 +65,7 @@ def check(
             raise ValueError(f"{name} must be contiguous int32 [{rows}], not {tensor.dtype} {[*tensor.shape]}")
 
 
-def score(
+def score_paged(
     q: torch.Tensor,
     weights: torch.Tensor,
     index_k: torch.Tensor,
@@ -103,10 +101,10 @@ def score(
         out = torch.empty(rows, width, dtype=torch.float32, device=q.device)
     if rows == 0 or width == 0:
         return out
-    wide = max(LEAST_COLUMNS, triton.next_power_of_2(heads))
+    wide = max(MIN_COLUMNS, triton.next_power_of_2(heads))
     queries = min(max(1, shape.columns // wide), 8, triton.next_power_of_2(rows))
     groups, pages = triton.cdiv(rows, queries), width // PAGE
-    chunk = max(LEAST_PAGES, triton.cdiv(pages * groups, PROGRAMS))
+    chunk = max(MIN_PAGES, triton.cdiv(pages * groups, PROGRAMS))
     limit = {} if shape.registers is None else {"maxnreg": shape.registers}
     score_kernel[(groups, triton.cdiv(pages, chunk))](
         q, weights, index_k, page_table, request, lengths, out, out if maxima is None else maxima,

@@ -1,4 +1,4 @@
-"""The shortlist op in Triton's interpreter; run by test_shortlist.py in a process of its own.
+"""The shortlist op in Triton's interpreter; run by tests/kernels/test_shortlist.py in a process of its own.
 
 Triton decides at its import whether kernels are interpreted, and other tests want them compiled.
 """
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.kernels.score_select.reference import pack, unpack
-from sgl_indexcache.kernels.shortlist import GROUP, PAGE, api, pack_summary, reference, unpack_summary
+from sgl_indexcache.kernels.layout import PAGE, pack, unpack
+from sgl_indexcache.kernels.shortlist import GROUP, cuda, pack_summary, reference, unpack_summary
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mended_interpreter  # noqa: F401  (before the first call of a kernel)
@@ -29,11 +29,11 @@ class Case:
         self.index_k = pack(keys, torch.rand(pool, PAGE) + 0.1)
         self.table = torch.randperm(pool)[:pages].int()
         self.summaries = torch.full((pool, dim + 4), 255, dtype=torch.uint8)
-        self.there = torch.zeros(pool, dtype=torch.uint8)
+        self.has_summary = torch.zeros(pool, dtype=torch.uint8)
         self.keys = unpack(self.index_k, self.table).float()
 
     def summarise(self, pages: int) -> torch.Tensor:
-        return api.summarise(self.index_k, self.table, self.summaries, self.there, pages)
+        return cuda.summarise(self.index_k, self.table, self.summaries, self.has_summary, pages)
 
     def means(self, pages: int) -> torch.Tensor:
         return unpack_summary(pack_summary(self.keys[: pages * PAGE].view(pages, PAGE, -1).mean(1)))
@@ -46,8 +46,8 @@ def test_summaries_are_made_once_and_laid_side_by_side(pages: int, dim: int) -> 
     # One step of fp8 where the order of a sum decides a rounding.
     torch.testing.assert_close(found, case.means(pages), rtol=0.13, atol=1e-6)
     assert ((found - case.means(pages)).abs() > 1e-6).float().mean() < 0.01
-    assert case.there[case.table.long()].eq(1).all()
-    assert int(case.there.sum()) == pages
+    assert case.has_summary[case.table.long()].eq(1).all()
+    assert int(case.has_summary.sum()) == pages
     assert torch.equal(unpack_summary(case.summaries[case.table.long()]), found)
     case.index_k.zero_()
     assert torch.equal(unpack(case.summarise(pages), torch.arange(-(-pages // PAGE)))[:pages].float(), found)
@@ -57,7 +57,7 @@ def test_a_page_that_lost_its_record_is_summarised_again() -> None:
     case = Case(4)
     case.summarise(4)
     lost = int(case.table[2])
-    case.there[lost] = 0
+    case.has_summary[lost] = 0
     case.index_k[lost] = case.index_k[int(case.table[0])]
     packed = case.summarise(4)
     found = unpack(packed, torch.arange(1)).float()
@@ -80,27 +80,24 @@ def test_both_levels_equal_the_reference(heads: int, window: int, start: int, ro
     group = position // GROUP - start // GROUP
     heads_of = torch.stack([(group == g).nonzero()[0, 0] for g in range(int(group.max()) + 1)])
     complete = position[heads_of] // PAGE
-    most = (start + rows - 1) // PAGE
-    packed = case.summarise(most)
+    complete_pages = (start + rows - 1) // PAGE
+    packed = case.summarise(complete_pages)
     listed = torch.full((len(heads_of), n + 1), -7, dtype=torch.int32)
     listed[:, n] = complete
-    first = q.view(torch.uint8)[heads_of].view(q.dtype)
-    api.list_pages(
-        first, w[heads_of], packed, complete.int(), n, most=most, window=window, budget_bytes=BUDGET, out=listed[:, :n]
-    )
-    means = unpack(packed, torch.arange(1))[:most].float()
-    assert torch.equal(listed[:, :n], reference.list_pages(first.float(), w[heads_of], means, complete, n, window))
+    summarised = (q.view(torch.uint8)[heads_of].view(q.dtype), w[heads_of], packed, complete.int())
+    options = {"max_complete": complete_pages, "window": window}
+    cuda.list_pages(*summarised, n, **options, budget_bytes=BUDGET, out=listed[:, :n])
+    expected = torch.full_like(listed[:, :n], -8)
+    reference.list_pages(*summarised, n, **options, budget_bytes=0, out=expected)
+    assert torch.equal(listed[:, :n], expected)
     pages = case.table[listed.long()]
     lengths = (n * PAGE + position % PAGE + 1).int()
-    want = reference.select_listed(q.float(), w, case.keys[: start + rows], listed[group], position, k)
-    for names, expected in ((listed, want), (pages, slots(want, case.table))):
-        out = torch.full((rows, k), -9, dtype=torch.int32)
-        api.select_listed(q, w, case.index_k, pages, group.int(), lengths, k, names=names, budget_bytes=BUDGET, out=out)
+    for names in (listed, pages):
+        out, expected = torch.full((rows, k), -9, dtype=torch.int32), torch.full((rows, k), -8, dtype=torch.int32)
+        arguments = (q, w, case.index_k, pages, group.int(), lengths, k)
+        reference.select_listed(*arguments, names=names, budget_bytes=0, out=expected)
+        cuda.select_listed(*arguments, names=names, budget_bytes=BUDGET, out=out)
         assert torch.equal(out, expected)
-
-
-def slots(positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    return table[(positions // PAGE).long()] * PAGE + positions % PAGE
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def slots(positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     [
         ("index_k", torch.zeros(18, PAGE * 36), "uint8"),
         ("summaries", torch.zeros(18, 40, dtype=torch.uint8), "summaries must be"),
-        ("there", torch.zeros(18), "there must be"),
+        ("has_summary", torch.zeros(18), "has_summary must be"),
         ("table", torch.zeros(2, dtype=torch.int32), "page_table"),
     ],
 )

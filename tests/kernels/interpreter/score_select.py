@@ -1,4 +1,4 @@
-"""The indexer kernels in Triton's interpreter; run by test_score_select.py in a process of its own.
+"""The indexer kernels in Triton's interpreter; run by tests/kernels/test_score_select.py in a process of its own.
 
 Triton decides at its import whether kernels are interpreted, and other tests want them compiled.
 """
@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from sgl_indexcache.kernels.score.api import padded, score
-from sgl_indexcache.kernels.score_select import api, reference, score_select
-from sgl_indexcache.kernels.select.api import select
+from sgl_indexcache.kernels.score.cuda import padded, score_paged
+from sgl_indexcache.kernels.score.reference import score_paged as score_reference
+from sgl_indexcache.kernels.score_select import cuda, reference
+from sgl_indexcache.kernels.score_select.cuda import score_select
+from sgl_indexcache.kernels.select.cuda import select
 from sgl_indexcache.kernels.select.reference import select as select_reference
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import mended_interpreter  # noqa: F401  (before the first call of a kernel)
-from indexer_cases import problem
+from indexer_cases import Problem, problem
+
+
+def defined(p: Problem, k: int, **options: Any) -> torch.Tensor:
+    """The reference's selection."""
+    return reference.score_select(*p.arguments, k, max_length=p.longest, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +55,7 @@ SIZES = [(name, 32, 8) for name in ROWS] + [("mixed requests", 16, 5), ("mixed r
 @pytest.mark.parametrize(("name", "heads", "k"), SIZES)
 def test_equals_the_reference(name: str, heads: int, k: int) -> None:
     p = problem(ROWS[name], heads)
-    expected = reference.score_select(*p.arguments, k)
+    expected = defined(p, k)
     assert torch.equal(score_select(*p.arguments, k, max_length=p.longest), expected)
 
 
@@ -56,23 +64,26 @@ def test_odd_numbers_of_rows(rows: int) -> None:
     p = problem([list(range(40)) * 3], 16)
     by_row = {0, 1, 4, 5}
     arguments = [part[:rows] if nth in by_row else part for nth, part in enumerate(p.arguments)]
-    expected = reference.score_select(*arguments, 32)
+    expected = reference.score_select(*arguments, 32, max_length=p.longest)
     assert torch.equal(score_select(*arguments, 32, max_length=p.longest), expected)
 
 
 @pytest.mark.parametrize("shared", [1, 3])
 def test_requests_that_share_pages(shared: int) -> None:
     p = problem([[210], [255], [193], [90], [400]], shared_pages=shared)
-    expected = reference.score_select(*p.arguments, 8)
+    expected = defined(p, 8)
     assert torch.equal(score_select(*p.arguments, 8, max_length=p.longest), expected)
 
 
 @pytest.mark.parametrize("k", [1, 7, 16, 40])
 def test_ties_go_to_the_lower_position(k: int) -> None:
     p = problem([[611, 500], [37], [290]], equal=True)
-    scores = reference.logits(*p.arguments)
+    scores = score_reference(*p.arguments, max_length=p.longest)
     assert scores[0, :611].unique().numel() < 10
-    assert torch.equal(score_select(*p.arguments, k, max_length=p.longest), reference.score_select(*p.arguments, k))
+    assert torch.equal(
+        score_select(*p.arguments, k, max_length=p.longest),
+        defined(p, k),
+    )
 
 
 def test_all_equal_scores_select_the_lowest_positions() -> None:
@@ -92,34 +103,34 @@ def test_short_rows_select_everything_and_scores_do_not_matter() -> None:
 @pytest.mark.parametrize(("initial", "local"), [(3, 0), (0, 4), (2, 3), (20, 20)])
 def test_first_and_last_positions_are_forced(initial: int, local: int) -> None:
     p = problem([[300, 301], [70], [10]])
-    expected = reference.score_select(*p.arguments, 12, initial=initial, local=local)
+    expected = defined(p, 12, initial=initial, local=local)
     got = score_select(*p.arguments, 12, max_length=p.longest, initial=initial, local=local)
     assert torch.equal(got, expected)
 
 
 def test_slots() -> None:
     p = problem([[300, 301], [70], [5], [0]])
-    expected = reference.score_select(*p.arguments, 12, names=p.page_table)
+    expected = defined(p, 12, names=p.page_table)
     assert torch.equal(score_select(*p.arguments, 12, max_length=p.longest, names=p.page_table), expected)
 
 
 def test_rows_in_slices_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem([list(range(90, 110))], 16)
     seen = []
-    inner = api.score
+    inner = cuda.score_paged
 
     def counted(*arguments: Any, **options: Any) -> torch.Tensor:
         seen.append(options["out"].numel() * 4 + options["maxima"].numel() * 4)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(api, "score", counted)
+    monkeypatch.setattr(cuda, "score_paged", counted)
     budget = 17 * 4 * 136
     out = torch.full((20, 6), 77, dtype=torch.int32)
     got = score_select(*p.arguments, 6, max_length=p.longest, budget_bytes=budget, out=out)
     assert got is out
     assert len(seen) == 2
     assert max(seen) <= budget
-    assert torch.equal(out, reference.score_select(*p.arguments, 6))
+    assert torch.equal(out, defined(p, 6))
 
 
 def test_a_bound_of_lengths_beyond_the_longest_row() -> None:
@@ -127,7 +138,7 @@ def test_a_bound_of_lengths_beyond_the_longest_row() -> None:
     table = torch.full((2, 40), 2**30, dtype=torch.int32)
     table[:, : p.page_table.shape[1]] = p.page_table
     p.page_table = table
-    assert torch.equal(score_select(*p.arguments, 8, max_length=2560), reference.score_select(*p.arguments, 8))
+    assert torch.equal(score_select(*p.arguments, 8, max_length=2560), defined(p, 8))
 
 
 def test_no_rows() -> None:
@@ -139,8 +150,8 @@ def test_scores_and_maxima() -> None:
     p = problem([[150, 151], [65]])
     width = padded(p.longest)
     maxima = torch.full((3, width // 16), float("nan"))
-    got = score(*p.arguments, max_length=p.longest, maxima=maxima)
-    expected = reference.logits(*p.arguments)
+    got = score_paged(*p.arguments, max_length=p.longest, maxima=maxima)
+    expected = score_reference(*p.arguments, max_length=p.longest)
     for row, length in enumerate(p.lengths.tolist()):
         torch.testing.assert_close(got[row, :length].double(), expected[row, :length], rtol=1e-5, atol=1e-5)
         for block in range(-(-length // 16)):
@@ -201,9 +212,9 @@ def test_select_among_as_many_scores_as_a_program_holds() -> None:
 
 def test_select_of_a_row_in_several_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows whose maxima do not fit at once; on a GPU those beyond half a million keys."""
-    from sgl_indexcache.kernels.select import api as module
+    from sgl_indexcache.kernels.select import cuda as module
 
-    monkeypatch.setattr(module, "MOST_AT_ONCE", 64)
+    monkeypatch.setattr(module, "MAX_AT_ONCE", 64)
     torch.manual_seed(0)
     scores = torch.cat([torch.randn(2, 3000), torch.randint(0, 3, (2, 3000)).float()])
     lengths = torch.tensor([3000, 2999, 2990, 1200], dtype=torch.int32)
