@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sgl_indexcache.attention import choice
 from sgl_indexcache.bench.errors import BenchError
-from sgl_indexcache.search.report import write_json, write_text
+from sgl_indexcache.results import write_json, write_text
 
 SCHEMA = "sgl_indexcache.bench.kernels/1"
 Kind = Literal["consumers", "indexers"]

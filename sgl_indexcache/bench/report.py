@@ -8,7 +8,7 @@ from typing import Any
 from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.serve import measured
 from sgl_indexcache.bench.systems import NAMES
-from sgl_indexcache.search.report import write_json
+from sgl_indexcache.results import write_json
 
 SCHEMA = "sgl_indexcache.bench.serve/1"
 # Systems at one pattern differ by the order of their sums alone: a log-probability of bf16 logits by about 0.02.

@@ -14,7 +14,7 @@ from typing import Any
 from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.systems import System
 from sgl_indexcache.bench.workload import Workload
-from sgl_indexcache.search.model import ModelFacts
+from sgl_indexcache.live.model import ModelFacts
 
 SCHEMA = "sgl_indexcache.bench.system/1"
 

@@ -34,7 +34,7 @@ def kernels(
     from rich.table import Table
 
     from sgl_indexcache.bench import kernels as bench
-    from sgl_indexcache.bench.child import device, gpu_versions
+    from sgl_indexcache.results import device, kernel_versions
 
     kinds = bench.kinds(only)
     table = Table("what", "phase", "heads", "rows", "keys", "kernel", "µs", "ratio", title="kernels")
@@ -57,7 +57,7 @@ def kernels(
             )
 
     entries = [entry for kind in kinds for entry in bench.measure(kind, show)]
-    report = bench.write(folder / "kernels.json", entries, {**device(), **gpu_versions()})
+    report = bench.write(folder / "kernels.json", entries, {**device(), **kernel_versions()})
     out.print(table)
     if fill is not None:
         bench.fill(fill, report)
@@ -116,9 +116,9 @@ def serve(
     from sgl_indexcache.bench.systems import NAMES
     from sgl_indexcache.bench.systems import systems as choose
     from sgl_indexcache.bench.workload import Workload
+    from sgl_indexcache.live.model import read_model
     from sgl_indexcache.pattern import read_config, resolve
-    from sgl_indexcache.search.model import read_model
-    from sgl_indexcache.search.plot import require_matplotlib
+    from sgl_indexcache.results import require_matplotlib
 
     if plot:
         require_matplotlib()

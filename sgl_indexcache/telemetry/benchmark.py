@@ -41,7 +41,7 @@ def main() -> int:
         figures = measure(arguments.steps, Path(folder))
     costs = [cost for f in figures["steps"].values() for cost in (f["mean_us"], f["writing_steps"]["p50_us"])]
     kept = max(costs) <= LIMIT_US
-    from sgl_indexcache.search.report import machine, versions
+    from sgl_indexcache.results import machine, versions
 
     document = {
         "schema": SCHEMA,
