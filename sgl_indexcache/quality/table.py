@@ -9,7 +9,7 @@ import numpy as np
 from sgl_indexcache.live.model import ModelFacts
 from sgl_indexcache.quality.judge import Judgement, Tasks, edges
 from sgl_indexcache.results import write_json, write_text
-from sgl_indexcache.results.figure import ACCENT, FAINT, INK, figure
+from sgl_indexcache.results.plot import ACCENT, FAINT, INK, figure
 
 SCHEMA = "sgl_indexcache.quality/1"
 _DASH = "–"

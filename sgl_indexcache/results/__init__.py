@@ -11,14 +11,14 @@ JSON result of the project is one object of this shape:
 
 No host name, no user, no path of the machine stands in a result. Where a class goes:
 
-    machine.py   machine, device, versions          files.py    the envelope, and atomic writing
-    figure.py    an empty plot, and its colours     errors.py   what a user can mend
+    provenance.py  machine, device, versions        files.py   the envelope, and atomic writing
+    plot.py        an empty plot, and its colours   errors.py  what a user can mend
 """
 
 from sgl_indexcache.results.errors import ResultError
-from sgl_indexcache.results.figure import figure, require_matplotlib
 from sgl_indexcache.results.files import envelope, write_json, write_text
-from sgl_indexcache.results.machine import device, kernel_versions, machine, versions
+from sgl_indexcache.results.plot import figure, require_matplotlib
+from sgl_indexcache.results.provenance import device, kernel_versions, machine, versions
 
 __all__ = [
     "ResultError",

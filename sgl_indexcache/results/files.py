@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache.results.machine import device, kernel_versions, machine, versions
+from sgl_indexcache.results.provenance import device, kernel_versions, machine, versions
 
 
 def envelope(schema: str, *, on_device: bool = False) -> dict[str, Any]:

@@ -5,5 +5,5 @@ Contract: asks engines through `live`; imports neither SGLang nor torch. Where a
     greedy.py    Algorithm 1, full and blockwise       similarity.py uniform.py   the two comparisons
     budget.py    --keep                                evaluate.py   patterns to losses, side by side
     journal.py   what survives a kill                  run.py        one search from beginning to end
-    report.py    what it leaves behind: search.json, indexcache.yaml; plot.py draws loss.png
+    report.py    what it leaves behind: search.json, indexcache.yaml; plot.py draws it
 """

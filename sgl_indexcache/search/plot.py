@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache.results.figure import ACCENT, FAINT, INK, figure
+from sgl_indexcache.results.plot import ACCENT, FAINT, INK, figure
 
 
 def loss_against_budget(path: Path, report: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sgl_indexcache import __version__, results
-from sgl_indexcache.results.machine import KERNEL_PACKAGES
+from sgl_indexcache.results.provenance import KERNEL_PACKAGES
 
 
 def test_the_envelope_comes_first_and_names_no_machine(tmp_path: Path) -> None:
