@@ -96,7 +96,7 @@ def flashmla(p: Problem) -> Call:
     lengths = torch.full((p.slots.shape[0],), p.slots.shape[1], dtype=torch.int32, device="cuda")
 
     def call(layer: int) -> torch.Tensor:
-        return DeepseekSparseAttnBackend._forward_flashmla_sparse(
+        out: torch.Tensor = DeepseekSparseAttnBackend._forward_flashmla_sparse(
             owner,
             q_all=concat_mla_absorb_q_general(p.q_latent, p.q_rope),
             kv_cache=p.caches[layer],
@@ -105,6 +105,7 @@ def flashmla(p: Problem) -> Call:
             sm_scale=SCALE,
             topk_length=lengths,
         )
+        return out
 
     return call
 
@@ -118,7 +119,7 @@ def fa3(p: Problem) -> Call:
     starts = torch.arange(rows + 1, dtype=torch.int32, device="cuda")
 
     def call(layer: int) -> torch.Tensor:
-        return DeepseekSparseAttnBackend._forward_fa3(
+        out: torch.Tensor = DeepseekSparseAttnBackend._forward_fa3(
             owner,
             q_rope=p.q_rope,
             kv_cache=p.caches[layer],
@@ -133,6 +134,7 @@ def fa3(p: Problem) -> Call:
             logit_cap=0.0,
             page_size=1,
         )
+        return out
 
     return call
 
@@ -210,7 +212,7 @@ def time_graph(call: Call, layers: int, replays: int = 15) -> list[float]:
     graph.replay()
     samples = []
     for _ in range(replays):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()

@@ -89,7 +89,7 @@ def in_own_process(options: argparse.Namespace, backend: str) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the engine with backend {backend} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def build(ours: bool) -> Any:
 
     params = CacheInitParams(
         disable=False,
-        req_to_token_pool=None,  # type: ignore[arg-type]
-        token_to_kv_pool_allocator=Allocator(),  # type: ignore[arg-type]
+        req_to_token_pool=None,
+        token_to_kv_pool_allocator=Allocator(),
         page_size=PAGE,
     )
     if not ours:
@@ -103,7 +103,7 @@ class Clocked:
         self.in_tree += clock() - begin
         if store is not None:
             begin = clock()
-            self._forwards(number, tokens, prompt, match)
+            self._forwards(store, number, tokens, prompt, match)
             self.before_forward += clock() - begin
         begin = clock()
         for end in (prompt, len(tokens)):
@@ -118,15 +118,15 @@ class Clocked:
             tree.evict(EvictParams(num_tokens=tree.evictable_size() - self.capacity))
         self.in_tree += clock() - begin
 
-    def _forwards(self, number: int, tokens: Any, prompt: int, match: Any) -> None:
+    def _forwards(self, store: Any, number: int, tokens: Any, prompt: int, match: Any) -> None:
         """The hook before the prefill and before one forward of decode."""
         from sgl_indexcache.store import Turn
 
         cached = len(match.device_indices)
         tails = self.tree.tails_after(match.last_device_node) if cached else []
         window = tokens[cached : min(prompt, cached + PAGE)]
-        self.store.begin([Turn(1, number, cached, prompt, True, window, tails)])
-        self.store.begin([Turn(1, number, prompt, prompt + 1)])
+        store.begin([Turn(1, number, cached, prompt, True, window, tails)])
+        store.begin([Turn(1, number, prompt, prompt + 1)])
 
 
 def run(sequences: list[tuple[Any, int]], capacity: int) -> dict[str, Clocked]:
