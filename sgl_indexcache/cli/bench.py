@@ -18,9 +18,7 @@ def register(app: typer.Typer) -> None:
 @_commands.command()
 def kernels(
     folder: Annotated[Path, typer.Option("--out", help="Folder for kernels.json.")] = Path("bench-results"),
-    only: Annotated[
-        str | None, typer.Option("--only", help="consumers, indexers, or both (the default).")
-    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="consumers, indexers, or both (the default).")] = None,
     fill: Annotated[
         Path | None,
         typer.Option("--fill", help="Also write the table of choices to this file (attention/choices.json)."),
