@@ -1,6 +1,6 @@
 """Writing figures: what every result carries, files that are whole or not there, plots.
 
-Contract: a leaf; needs neither torch nor matplotlib until a device is asked for its name or a plot is drawn. Every
+Contract: a leaf; needs neither torch nor matplotlib until a device is named or a plot is drawn. Every
 JSON result of the project is one object of this shape:
 
     schema     "sgl_indexcache.<what>/<version>"; a reader refuses the ones it does not know
