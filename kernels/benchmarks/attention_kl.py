@@ -1,8 +1,8 @@
 """Attention's distribution of a slice of queries, Triton against torch, on a GPU.
 
-`python3 kernels/benchmarks/attention_kl.py --out FILE` prints one JSON a shape: milliseconds (median), extra peak
-memory, and the largest error (L1 over the keys) against float64. A shape whose error is more than twice that of torch
-in the same dtype stops the run: no time is reported for a wrong result.
+`python -m sgl_indexcache.kernels.benchmarks.attention_kl --out FILE` prints one JSON a shape: milliseconds (median),
+extra peak memory, and the largest error (L1 over the keys) against float64. A shape whose error is more than twice
+that of torch in the same dtype stops the run: no time is reported for a wrong result.
 """
 
 import argparse

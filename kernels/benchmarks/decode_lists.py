@@ -1,6 +1,6 @@
 """Time two-level scoring of decode steps on CUDA beside exact scoring, ours and SGLang's.
 
-    python kernels/benchmarks/decode_lists.py --out decode_lists.json
+    python -m sgl_indexcache.kernels.benchmarks.decode_lists --out decode_lists.json
 
 Rows of requests that share nothing, over random keys, in CUDA graphs made for contexts of 131,072 keys. On some rows
 the selection is checked against float64 before anything is timed; all take turns; medians, lowest, highest. No row is
@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, sglang, timed_in_turns
 
+from sgl_indexcache.kernels.benchmarks.problem import (
+    BUDGET,
+    CHECKED_ROWS,
+    TOLERANCE,
+    Case,
+    K,
+    Problem,
+    finish,
+    ours,
+    sglang,
+    timed_in_turns,
+)
 from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.kernels.score.cuda import DEFAULT
 from sgl_indexcache.kernels.shortlist import Judgement, Records, unpack_summary

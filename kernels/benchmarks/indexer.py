@@ -1,8 +1,8 @@
 """Time the indexer on CUDA: score and select, ours in several cuts, beside DeepGEMM with sgl-kernel's top-k.
 
-    python kernels/benchmarks/indexer.py --out indexer.json         # everything, about two minutes
-    python kernels/benchmarks/indexer.py --only decode --parts      # some shapes, and each half alone
-    python kernels/benchmarks/indexer.py --cuts ours --parts        # one cut: the others take a minute each to build
+    python -m sgl_indexcache.kernels.benchmarks.indexer --out indexer.json         # everything, about two minutes
+    python -m sgl_indexcache.kernels.benchmarks.indexer --only decode --parts      # some shapes, and each half alone
+    python -m sgl_indexcache.kernels.benchmarks.indexer --cuts ours --parts        # one cut: others take a minute each
 
 First every variant is checked on rows of each shape against float64; a wrong one is called `incorrect` and is not
 timed. Then all that are right take turns, so that a drift of the machine meets them alike; medians, lowest, highest.
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problem import (
+
+from sgl_indexcache.kernels.benchmarks.problem import (
     BUDGET,
     CHECKED_ROWS,
     Call,
@@ -35,7 +36,6 @@ from problem import (
     timed,
     wrong,
 )
-
 from sgl_indexcache.kernels.score.cuda import BLOCK, DEFAULT, Shape, padded, score
 from sgl_indexcache.kernels.score_select.cuda import rows_at_once
 from sgl_indexcache.kernels.select.cuda import Cut, select

@@ -1,6 +1,6 @@
 """Time two-level scoring on CUDA beside exact scoring: summaries, lists of pages, selection among them.
 
-    python kernels/benchmarks/shortlist.py --out shortlist.json
+    python -m sgl_indexcache.kernels.benchmarks.shortlist --out shortlist.json
 
 Rows of one prompt's end over random keys. On some rows the listed pages and the selection are checked against float64
 before anything is timed. All take turns, in CUDA graphs; medians, lowest, highest. The JSON is a list of
@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, timed_in_turns
 
+from sgl_indexcache.kernels.benchmarks.problem import (
+    BUDGET,
+    CHECKED_ROWS,
+    TOLERANCE,
+    Case,
+    K,
+    Problem,
+    finish,
+    ours,
+    timed_in_turns,
+)
 from sgl_indexcache.kernels.layout import PAGE, unpack
 from sgl_indexcache.kernels.score.cuda import DEFAULT
 from sgl_indexcache.kernels.select.cuda import Cut, select

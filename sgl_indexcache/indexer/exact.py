@@ -16,7 +16,7 @@ Queries = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
 rows of a long prefill they would be the largest tensor of the forward."""
 
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
-# are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
+# are still in a core's cache when the head gates sum them up. Chosen by bench/cpu_prefill.py
 # --sweep (docs/results/cpu-prefill.md).
 TILE_PRODUCTS = 1 << 20
 KEYS_PER_TILE = 1024

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sgl_indexcache.demo.conversation import Conversation
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 
 pytestmark = pytest.mark.engine
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache.search.engine import Engine, Generation
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.sequences import Tokeniser, check_ids, objects, prompt_of, read_bytes
+from sgl_indexcache.live.engine import Engine, Generation
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Tokeniser, check_ids, objects, prompt_of, read_bytes
 
 _SLACK = 4
 """Tokens generated beyond a text answer: its tokenisation after the prompt may be another, longer one."""
@@ -23,11 +23,11 @@ class Needle:
     answer: str | list[int]
     new_tokens: int
 
-    def solved(self, said: Generation) -> bool:
-        """Whether the answer is what was said first; white space around a text answer does not count."""
+    def solved(self, output: Generation) -> bool:
+        """Whether the output begins with the answer; white space around a text answer does not count."""
         if isinstance(self.answer, list):
-            return said.ids[: len(self.answer)] == self.answer
-        return said.text.strip().startswith(self.answer.strip())
+            return output.ids[: len(self.answer)] == self.answer
+        return output.text.strip().startswith(self.answer.strip())
 
     def ask(self, engine: Engine) -> bool:
         """Ask an engine, greedily."""
@@ -55,7 +55,7 @@ def read_needles(path: Path, model: ModelFacts) -> Needles:
     """Read JSON lines, each with `text` or `ids`, and `answer`: a string or token ids.
 
     Raises:
-        SearchError: the file is missing or empty, or a line cannot be used.
+        LiveError: the file is missing or empty, or a line cannot be used.
     """
     tokenise = Tokeniser(model)
     tasks = []
@@ -69,8 +69,8 @@ def read_needles(path: Path, model: ModelFacts) -> Needles:
         elif isinstance(answer, list) and answer and all(type(token) is int for token in answer):
             new_tokens = len(answer)
         else:
-            raise SearchError(f"{place}: answer must be a text or a list of token ids, and not empty")
+            raise LiveError(f"{place}: answer must be a text or a list of token ids, and not empty")
         tasks.append(Needle(ids, answer, new_tokens))
     if not tasks:
-        raise SearchError(f"{path} holds no tasks: write one JSON object a line, with text or ids, and answer")
+        raise LiveError(f"{path} holds no tasks: write one JSON object a line, with text or ids, and answer")
     return Needles(path.name, tasks)

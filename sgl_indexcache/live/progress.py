@@ -6,13 +6,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from sgl_indexcache.search.evaluate import Evaluation
-
 
 class Bar:
-    """A context manager; `told` fits Evaluator.
+    """A context manager around the measurement.
 
-    The time left comes from measurements alone, so that a resumed search does not promise the journal's speed.
+    The time left comes from measurements alone, so that a resumed one does not promise the journal's speed.
     """
 
     def __init__(self, console: Console, what: str, total: int, side_by_side: int = 1) -> None:
@@ -28,10 +26,6 @@ class Bar:
         self._measured, self._seconds = 0, 0.0
         self._side_by_side = side_by_side
         self._lock = threading.Lock()
-
-    def told(self, evaluation: Evaluation, from_journal: bool) -> None:
-        """One more is done."""
-        self.advance(None if from_journal else evaluation.seconds, f"loss {evaluation.loss:.5f}")
 
     def advance(self, seconds: float | None, note: str = "") -> None:
         """One more is done; `seconds` is None when nothing had to be measured."""

@@ -1,4 +1,4 @@
-"""What a user hands in: calibration files, needle files, budgets, models; each refusal is one sentence."""
+"""What a user hands in: calibration files, needle files, models; each refusal is one sentence."""
 
 import dataclasses
 import json
@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from sgl_indexcache.search import sequences
-from sgl_indexcache.search.budget import full_layers
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.model import ModelFacts, read_model
-from sgl_indexcache.search.needles import read_needles
-from sgl_indexcache.search.run import Plan
-from sgl_indexcache.search.sequences import read_sequences
+from sgl_indexcache.live import sequences
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.model import ModelFacts, read_model
+from sgl_indexcache.live.needles import read_needles
+from sgl_indexcache.live.sequences import read_sequences
 
 LONG = list(range(20))
 
@@ -25,9 +23,9 @@ def lines(path: Path, *entries: Any) -> Path:
 
 def test_text_and_ids_are_read_alike(model: ModelFacts, tmp_path: Path) -> None:
     file = lines(tmp_path / "c.jsonl", {"text": "abcdefghijklmnopqrst"}, {"ids": LONG, "source": "x"})
-    found = read_sequences(file, model)
-    assert found.ids == (tuple(b"abcdefghijklmnopqrst"), tuple(LONG))
-    assert found.tokens == 40
+    result = read_sequences(file, model)
+    assert result.ids == (tuple(b"abcdefghijklmnopqrst"), tuple(LONG))
+    assert result.tokens == 40
     assert read_sequences(file, model, length=18).tokens == 36
 
 
@@ -65,18 +63,18 @@ def test_tokenised_once(model: ModelFacts, tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_calibration_refusals(model: ModelFacts, tmp_path: Path, entries: list[Any], sentence: str) -> None:
-    with pytest.raises(SearchError, match=sentence) as caught:
+    with pytest.raises(LiveError, match=sentence) as caught:
         read_sequences(lines(tmp_path / "c.jsonl", *entries), model)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_none(model: ModelFacts, tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match="cannot be read: No such file"):
+    with pytest.raises(LiveError, match="cannot be read: No such file"):
         read_sequences(tmp_path / "none", model)
     (tmp_path / "c.jsonl").write_text('{"ids": [1,\n')
-    with pytest.raises(SearchError, match="line 1 is not JSON"):
+    with pytest.raises(LiveError, match="line 1 is not JSON"):
         read_sequences(tmp_path / "c.jsonl", model)
-    with pytest.raises(SearchError, match="length 16 is not longer"):
+    with pytest.raises(LiveError, match="length 16 is not longer"):
         read_sequences(tmp_path / "c.jsonl", model, length=16)
 
 
@@ -98,26 +96,8 @@ def test_needles(model: ModelFacts, tmp_path: Path) -> None:
     ],
 )
 def test_needle_refusals(model: ModelFacts, tmp_path: Path, entries: list[Any], sentence: str) -> None:
-    with pytest.raises(SearchError, match=sentence):
+    with pytest.raises(LiveError, match=sentence):
         read_needles(lines(tmp_path / "n.jsonl", *entries), model)
-
-
-@pytest.mark.parametrize(("keep", "layers", "full"), [("1/4", 47, 12), ("1/4", 16, 4), ("1/1", 6, 6), ("3", 6, 3)])
-def test_budgets(keep: str, layers: int, full: int) -> None:
-    assert full_layers(keep, layers) == full
-
-
-@pytest.mark.parametrize("keep", ["0", "7", "2/4", "0.25", "-1", "", "1/0"])
-def test_budget_refusals(keep: str) -> None:
-    with pytest.raises(SearchError, match="keep"):
-        full_layers(keep, 6)
-
-
-def test_plan_refusals() -> None:
-    with pytest.raises(SearchError, match="scorer 'cosine' is unknown"):
-        Plan(3, "cosine")  # type: ignore[arg-type]
-    with pytest.raises(SearchError, match="blocks belong to the scorer loss"):
-        Plan(3, "uniform", blocks=2)
 
 
 def test_the_fingerprint_is_of_weights_and_shape_and_not_of_the_pattern(model: ModelFacts) -> None:

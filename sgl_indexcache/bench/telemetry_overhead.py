@@ -1,6 +1,6 @@
 """What telemetry costs a scheduler: time a step, and time an event; and what readers can do to a step.
 
-Use: `python -m sgl_indexcache.telemetry.benchmark --out telemetry.json`
+Use: `python -m sgl_indexcache.bench.telemetry_overhead --out telemetry.json`
 
 Steps are made of the real Telemetry over the real counters, 10 ms apart by its clock, with SGLang's labels and
 prometheus_client's files. Exit status 1 when steps cost more than the limit on average, or those that write metrics
@@ -22,11 +22,13 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from sgl_indexcache.results import write_json
+
 LIMIT_US = 20.0
 STEP_S = 0.010
 LAYERS, FREQ, SLOTS, PAGES = 78, 4, 512, 16_384
 LABELS = {"model_name": "model", "engine_type": "unified", "tp_rank": 0, "pp_rank": 0, "moe_ep_rank": 0}
-SCHEMA = 1
+SCHEMA = "sgl_indexcache.bench.telemetry_overhead/2"
 
 
 def main() -> int:
@@ -41,12 +43,7 @@ def main() -> int:
         figures = measure(arguments.steps, Path(folder))
     costs = [cost for f in figures["steps"].values() for cost in (f["mean_us"], f["writing_steps"]["p50_us"])]
     kept = max(costs) <= LIMIT_US
-    from sgl_indexcache.search.report import machine, versions
-
     document = {
-        "schema": SCHEMA,
-        "machine": machine(),
-        "versions": versions(),
         "settings": {
             "steps": arguments.steps,
             "step_s": STEP_S,
@@ -59,7 +56,7 @@ def main() -> int:
         "figures": figures,
     }
     if arguments.out:
-        arguments.out.write_text(json.dumps(document, indent=2) + "\n")
+        write_json(arguments.out, SCHEMA, document)
     print(json.dumps(figures, indent=2))
     return 0 if kept else 1
 
@@ -201,7 +198,7 @@ def _events(folder: Path) -> dict[str, Any]:
     finally:
         events.connect(None)
         publisher.close()
-    return {name: summary(found) for name, found in times.items()} | {"dropped": publisher.counts.dropped}
+    return {name: summary(samples) for name, samples in times.items()} | {"dropped": publisher.counts.dropped}
 
 
 def _publisher(folder: Path) -> Any:
@@ -219,24 +216,24 @@ def _readers(folder: Path) -> dict[str, Any]:
     """
     from sgl_indexcache.telemetry import events
 
-    found: dict[str, Any] = {"no_stream": _busy()}
+    figures: dict[str, Any] = {"no_stream": _busy()}
     publisher = _publisher(folder)
     events.connect(publisher)
     try:
-        found["nobody_reads"] = _busy()
+        figures["nobody_reads"] = _busy()
         for name, reader in (("one_stopped_reading", _stopped), ("one_sends_noise", _noise)):
             stop = threading.Event()
             process = _child(reader, publisher.address, stop)
             try:
-                found[name] = _busy()
+                figures[name] = _busy()
             finally:
                 process.terminate()
                 process.wait()
     finally:
         events.connect(None)
         publisher.close()
-    found["refused"] = publisher.counts.refused
-    return found
+    figures["refused"] = publisher.counts.refused
+    return figures
 
 
 def _busy(steps: int = 600) -> dict[str, float]:
@@ -258,7 +255,7 @@ def _child(reader: Callable[[str, str], None], address: Any, stop: threading.Eve
     import subprocess
 
     program = (
-        "from sgl_indexcache.telemetry.benchmark import " + reader.__name__ + " as f; "
+        "from sgl_indexcache.bench.telemetry_overhead import " + reader.__name__ + " as f; "
         f"f({address.events!r}, {address.replay!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", program])

@@ -1,12 +1,12 @@
-"""What the search knows of a model, read from its folder without loading it."""
+"""What tools need to know of a model, read from its folder without loading it."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sgl_indexcache.live.errors import LiveError
 from sgl_indexcache.pattern import layer_count, read_config
-from sgl_indexcache.search.errors import SearchError
 
 _SAMPLE = 1 << 20
 """Bytes hashed at both ends of a weight file: enough to tell checkpoints apart, also those of 700 GB."""
@@ -17,12 +17,13 @@ _PATTERN_KEYS = ("index_topk_pattern", "index_topk_freq", "index_skip_topk_offse
 class ModelFacts:
     """A model folder.
 
-    Attributes:
-        folder: where it is. name: its last part.
-        layers: number of layers. top_k: size of a selection, in positions.
-        vocabulary: number of token ids. context: longest sequence in tokens, None when the config does not say.
-        fingerprint: SHA-256 (16 hex digits) of config and sampled weights; the pattern in the config is left
-            out of it, because the search sets its own.
+    folder       where it is; `name` is its last part
+    layers       number of layers
+    top_k        size of a selection, in positions
+    vocabulary   number of token ids
+    context      longest sequence in tokens; None when the config does not say
+    fingerprint  SHA-256 (16 hex digits) of config and sampled weights; the pattern in the config is left out of it,
+                 because tools set their own
     """
 
     folder: Path
@@ -48,13 +49,13 @@ def read_model(folder: Path) -> ModelFacts:
 
     Raises:
         PatternError: no config.json, or one of a model without lightning indexers.
-        SearchError: the config lacks what a search needs.
+        LiveError: the config has no vocabulary size.
     """
     config = read_config(folder)
     layers = layer_count(config)
     vocabulary = config.get("vocab_size")
     if not isinstance(vocabulary, int):
-        raise SearchError(f"the model's config has vocab_size={vocabulary!r}: it must be the number of token ids")
+        raise LiveError(f"the model's config has vocab_size={vocabulary!r}: it must be the number of token ids")
     context = config.get("max_position_embeddings")
     root = folder if folder.is_dir() else folder.parent
     return ModelFacts(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.plot import ACCENT, INK, figure
-from sgl_indexcache.search.quality import Judged, Tasks, edges
-from sgl_indexcache.search.report import write_json, write_text
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.quality.judge import Judgement, Tasks, edges
+from sgl_indexcache.results import write_json, write_text
+from sgl_indexcache.results.plot import ACCENT, FAINT, INK, figure
 
 SCHEMA = "sgl_indexcache.quality/1"
 _DASH = "–"
@@ -18,13 +18,13 @@ _DASH = "–"
 def write(
     out: Path,
     model: ModelFacts,
-    judged: Sequence[Judged],
+    judgements: Sequence[Judgement],
     tasks: Tasks,
     settings: dict[str, Any],
     draw: bool = True,
 ) -> str:
     """Write quality.json, quality.md and, with `draw`, quality.png into `out`; returns the Markdown table."""
-    rows = described(judged, tasks, model)
+    rows = described(judgements, tasks, model)
     report = write_json(
         out / "quality.json",
         SCHEMA,
@@ -50,14 +50,14 @@ def write(
     return text
 
 
-def described(judged: Sequence[Judged], tasks: Tasks, model: ModelFacts) -> list[dict[str, Any]]:
+def described(judgements: Sequence[Judgement], tasks: Tasks, model: ModelFacts) -> list[dict[str, Any]]:
     """The rows as plain data; losses are compared with the first row, which is all Full."""
-    base = judged[0].loss
+    base = judgements[0].loss
     names = _ranges(edges(model.top_k, max(map(len, tasks.held_out.ids))))
-    found = []
-    for entry in judged:
+    result = []
+    for entry in judgements:
         shared = list(entry.row.pattern.shared_layers)
-        found.append(
+        result.append(
             {
                 "name": entry.row.name,
                 "kind": entry.row.kind,
@@ -73,14 +73,14 @@ def described(judged: Sequence[Judged], tasks: Tasks, model: ModelFacts) -> list
                 "recall_by_layer": [round(float(value), 4) for value in entry.recall],
             }
         )
-    return found
+    return result
 
 
 def _ranges(ends: list[int]) -> list[str]:
     return [f"{first + 1}-{end}" for first, end in zip([0, *ends], ends, strict=False)]
 
 
-def _by_length(entry: Judged, tasks: Tasks) -> dict[str, float]:
+def _by_length(entry: Judgement, tasks: Tasks) -> dict[str, float]:
     """Accuracy of tasks of up to 1,024, 2,048, 4,096, ... prompt tokens."""
     groups: dict[int, list[bool]] = {}
     for task, solved in zip(tasks.needles.tasks if tasks.needles else [], entry.solved, strict=True):
@@ -121,8 +121,8 @@ def _percent(share: float | None) -> str:
 def plot(path: Path, report: dict[str, Any]) -> None:
     """A quality.json's loss increase, needle accuracy and recall against the number of Full layers; PNG."""
     rows, model = report["rows"], report["model"]
-    drawn = figure(11.0, 3.8)
-    panels: Any = drawn.subplots(1, 3)
+    drawing = figure(11.0, 3.8)
+    panels: Any = drawing.subplots(1, 3)
     for axes, name, title in zip(
         panels,
         ("increase", "needle_accuracy", "recall_shared_layers"),
@@ -135,11 +135,11 @@ def plot(path: Path, report: dict[str, Any]) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=5, label=kind)
         if rows[0][name] is not None:
-            axes.axhline(100 * rows[0][name], color="#9db4c8", linestyle="--", linewidth=1)
+            axes.axhline(100 * rows[0][name], color=FAINT, linestyle="--", linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("Full layers")
         axes.invert_xaxis()
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
-    drawn.suptitle(f"{model['name']}, {model['layers']} layers (dashed: all Full)", fontsize=10)
-    drawn.savefig(path)
+    drawing.suptitle(f"{model['name']}, {model['layers']} layers (dashed: all Full)", fontsize=10)
+    drawing.savefig(path)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search.wire import WireError, decode, encode, is_switch
+from sgl_indexcache.pattern.wire import WireError, decode, encode, is_switch
 
 PATTERNS = st.text("FS", max_size=130).map(lambda tail: Pattern("F" + tail))
 

@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import sys
 from pathlib import Path
-from sgl_indexcache.search.kept_server import KeptServer
+from sgl_indexcache.live.kept_server import KeptServer
 
 class Sleeper(KeptServer):
     def _wait_until_healthy(self):

@@ -1,4 +1,4 @@
-"""Quality of chosen patterns on a live engine: held-out loss by position, needle accuracy, recall.
+"""Judge chosen patterns on live engines: held-out loss by position, needle accuracy, recall.
 
 The shape of the paper's training-free table. Every forward is journalled, so that hours of it can be resumed.
 """
@@ -7,7 +7,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.needles import Needle, Needles
+from sgl_indexcache.live.sequences import Sequences
+from sgl_indexcache.live.side_by_side import side_by_side
 from sgl_indexcache.overlap import measure
 from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.quality.errors import QualityError
 from sgl_indexcache.search.budget import full_layers
-from sgl_indexcache.search.engine import Engine
-from sgl_indexcache.search.errors import SearchError
 from sgl_indexcache.search.journal import Journal
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.needles import Needle, Needles
-from sgl_indexcache.search.sequences import Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class Row:
 class Tasks:
     """What every pattern is judged by.
 
-    Attributes:
-        held_out: sequences for the loss. needles: may be None.
-        recall_tokens, recall_samples: recall is measured on so many tokens of the first so many sequences.
-        recall_rows: queries of each that are compared.
+    held_out        sequences for the loss
+    needles         may be None
+    recall_tokens   recall is measured on so many tokens
+    recall_samples  of the first so many sequences
+    recall_rows     queries of each that are compared
     """
 
     held_out: Sequences
@@ -54,9 +55,14 @@ class Tasks:
     def units(self) -> int:
         """Forwards for one pattern."""
         needles = len(self.needles.tasks) if self.needles else 0
-        return len(self.held_out.ids) + needles + len(self.recalled())
+        return len(self.held_out.ids) + needles + len(self.recall_ids())
 
-    def recalled(self) -> list[tuple[int, ...]]:
+    def longest(self) -> int:
+        """Tokens of the longest request, output included."""
+        needles = self.needles.tasks if self.needles else []
+        return max([*map(len, self.held_out.ids), *(len(task.ids) + task.new_tokens for task in needles)]) + 1
+
+    def recall_ids(self) -> list[tuple[int, ...]]:
         """The sequences that recall is measured on."""
         return [ids[: self.recall_tokens] for ids in self.held_out.ids[: self.recall_samples]]
 
@@ -64,12 +70,12 @@ class Tasks:
 def rows_of(model: ModelFacts, search: Path | None, budgets: Sequence[str]) -> list[Row]:
     """All Full, and for every budget the uniform pattern of SGLang's rule and the searched one.
 
-    Args:
-        search: a search.json; None leaves the searched rows out.
-        budgets: such as 1/2 and 1/4.
+    search   a search.json; None leaves the searched rows out
+    budgets  such as 1/2 and 1/4
 
     Raises:
-        SearchError: the search is of another model, or did not reach a budget.
+        SearchError: a budget is not understood.
+        QualityError: the search is of another model, or did not reach a budget.
     """
     rows = [Row("DSA (all Full)", "full", Pattern("F" * model.layers))]
     searched = _budgets_of(model, search) if search else {}
@@ -79,7 +85,7 @@ def rows_of(model: ModelFacts, search: Path | None, budgets: Sequence[str]) -> l
             rows.append(Row(f"{budget} uniform", "uniform", Pattern.uniform(model.layers, int(budget[2:]))))
         if search:
             if str(full) not in searched:
-                raise SearchError(
+                raise QualityError(
                     f"{search.name} holds no pattern of {full} Full layers ({budget}): search with a smaller --keep"
                 )
             rows.append(Row(f"{budget} searched", "searched", Pattern(searched[str(full)]["pattern"])))
@@ -88,24 +94,23 @@ def rows_of(model: ModelFacts, search: Path | None, budgets: Sequence[str]) -> l
 
 def _budgets_of(model: ModelFacts, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-        fingerprint, budgets = found["model"]["fingerprint"], dict(found["budgets"])
+        report = json.loads(path.read_text())
+        fingerprint, budgets = report["model"]["fingerprint"], dict(report["budgets"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise SearchError(f"{path} is no search.json: give the file that sgl-indexcache search wrote") from None
+        raise QualityError(f"{path} is no search.json: give the file that sgl-indexcache search wrote") from None
     if fingerprint != model.fingerprint:
-        raise SearchError(f"{path} was searched on another model than {model.name}: search again")
+        raise QualityError(f"{path} was searched on another model than {model.name}: search again")
     return budgets
 
 
 def edges(top_k: int, longest: int) -> list[int]:
     """Ends of the position ranges that the loss is split into: k, 2k, 4k, ... up to the longest sequence."""
-    found = list(itertools.takewhile(lambda edge: edge < longest, (top_k << step for step in range(40))))
-    return [*found, longest]
+    return [*itertools.takewhile(lambda edge: edge < longest, (top_k << step for step in range(40))), longest]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One row's figures; arrays by position range, by needle, by sequence and layer."""
+class Judgement:
+    """One row's figures; arrays by position range, by needle, by layer."""
 
     row: Row
     loss: float
@@ -122,27 +127,15 @@ def judge(
     engines: Sequence[Engine],
     journal: Journal,
     done: Callable[[float | None], None] = lambda _: None,
-) -> list[Judged]:
+) -> list[Judgement]:
     """Judge every row; the rows are shared among the engines. `done`: called after each forward, with its seconds."""
-    idle = list(engines)
     patterns = list(dict.fromkeys(row.pattern for row in rows))
     reference = _reference(model, tasks, engines[0], journal, patterns)
 
-    def work(pattern: Pattern) -> None:
-        engine = idle.pop()
-        try:
-            _Bench(model, tasks, engine, journal, done).run(pattern, reference)
-        finally:
-            idle.append(engine)
+    def work(pattern: Pattern, engine: Engine) -> None:
+        _Bench(model, tasks, engine, journal, done).run(pattern, reference)
 
-    with ThreadPoolExecutor(len(engines)) as pool:
-        jobs = [pool.submit(work, pattern) for pattern in patterns]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    side_by_side(patterns, engines, work)
     return [_gather(row, tasks, journal) for row in rows]
 
 
@@ -178,7 +171,7 @@ class _Bench:
             self._unit(pattern, f"loss {number}", partial(self._loss, ids, longest))
         for number, task in enumerate(self._tasks.needles.tasks if self._tasks.needles else []):
             self._unit(pattern, f"needle {number}", partial(self._needle, task))
-        for number, ids in enumerate(self._tasks.recalled()):
+        for number, ids in enumerate(self._tasks.recall_ids()):
             self._unit(pattern, f"recall {number}", partial(self._recall, pattern, ids, reference[number]))
 
     def _unit(self, pattern: Pattern, name: str, measure_it: Callable[[], dict[str, Any]]) -> None:
@@ -207,37 +200,37 @@ class _Bench:
         if pattern.is_all_full:  # it is the reference
             return {"by_layer": [1.0] * self._model.layers}
         rows = _rows(self._model, self._tasks, ids)
-        found = self._engine.selections(ids, self._model.layers, self._model.top_k)[rows]
-        return {"by_layer": measure.recall(found, reference, rows + 1).tolist()}
+        selections = self._engine.selections(ids, self._model.layers, self._model.top_k)[rows]
+        return {"by_layer": measure.recall(selections, reference, rows + 1).tolist()}
 
 
 def _rows(model: ModelFacts, tasks: Tasks, ids: Sequence[int]) -> np.ndarray:
-    return measure.telling_rows(len(ids), model.top_k, tasks.recall_rows)
+    return measure.sparse_rows(len(ids), model.top_k, tasks.recall_rows)
 
 
 def _reference(
     model: ModelFacts, tasks: Tasks, engine: Engine, journal: Journal, patterns: Sequence[Pattern]
 ) -> list[np.ndarray]:
-    """Selections int32 `[R, L, k]` of the all-Full run, by sequence; not asked for when the journal has it all."""
-    sequences = tasks.recalled()
-    wanted = [f"{pattern} recall {number}" for pattern in patterns for number in range(len(sequences))]
-    if all(journal.get(key) is not None for key in wanted):
+    """Selections int32 `[R, L, k]` of the all-Full run, by sequence; left out when the journal has it all."""
+    sequences = tasks.recall_ids()
+    keys = [f"{pattern} recall {number}" for pattern in patterns for number in range(len(sequences))]
+    if all(journal.get(key) is not None for key in keys):
         return [np.empty(0)] * len(sequences)
     engine.switch(Pattern("F" * model.layers))
     return [engine.selections(ids, model.layers, model.top_k)[_rows(model, tasks, ids)].copy() for ids in sequences]
 
 
-def _gather(row: Row, tasks: Tasks, journal: Journal) -> Judged:
+def _gather(row: Row, tasks: Tasks, journal: Journal) -> Judgement:
     def records(kind: str, count: int) -> list[dict[str, Any]]:
-        found = [journal.get(f"{row.pattern} {kind} {number}") for number in range(count)]
-        return [record for record in found if record is not None]
+        kept = [journal.get(f"{row.pattern} {kind} {number}") for number in range(count)]
+        return [record for record in kept if record is not None]
 
     losses = records("loss", len(tasks.held_out.ids))
     sums = np.sum([record["sums"] for record in losses], axis=0)
     counts = np.sum([record["counts"] for record in losses], axis=0)
     needles = records("needle", len(tasks.needles.tasks) if tasks.needles else 0)
-    recalls = records("recall", len(tasks.recalled()))
-    return Judged(
+    recalls = records("recall", len(tasks.recall_ids()))
+    return Judgement(
         row=row,
         loss=float(sums.sum() / counts.sum()),
         loss_by_range=[float(value) for value in sums / np.maximum(counts, 1)],

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import wire
+from sgl_indexcache.pattern import Pattern, wire
 from sgl_indexcache.sglang_port import runtime, switch
 
 NEW = Pattern("FSSFSS")

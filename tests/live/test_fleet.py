@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from sgl_indexcache.live import fleet as module
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.fleet import fleet
+from sgl_indexcache.live.model import ModelFacts
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import fleet as module
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.fleet import fleet
-from sgl_indexcache.search.model import ModelFacts
 
 OWN, OTHER, KILLED = Pattern("FSFSFS"), Pattern("FFFFFF"), Pattern("FFFSSS")
 
@@ -77,10 +77,10 @@ def test_a_killed_search_is_made_good_by_the_next(
 
 def test_refusals(model: ModelFacts, tmp_path: Path, served: dict[str, Pattern]) -> None:
     served["c"] = Pattern("FS")
-    with pytest.raises(SearchError, match="serves a model of 2 layers"), start(model, tmp_path, "c"):
+    with pytest.raises(LiveError, match="serves a model of 2 layers"), start(model, tmp_path, "c"):
         pass
-    with pytest.raises(SearchError, match="exclude each other"), start(model, tmp_path, "a", arguments=("--tp", "2")):
+    with pytest.raises(LiveError, match="exclude each other"), start(model, tmp_path, "a", arguments=("--tp", "2")):
         pass
     Running.dtype["b"] = "bfloat16"
-    with pytest.raises(SearchError, match="differ in dtype"), start(model, tmp_path, "a", "b"):
+    with pytest.raises(LiveError, match="differ in dtype"), start(model, tmp_path, "a", "b"):
         pass

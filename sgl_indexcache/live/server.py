@@ -18,7 +18,7 @@ from typing import Any
 from sgl_indexcache.errors import UserError
 
 
-class LaunchError(UserError):
+class LiveError(UserError):
     """The server did not come up."""
 
 
@@ -88,7 +88,7 @@ class Server:
         begin = time.monotonic()
         while (passed := time.monotonic() - begin) < self._timeout:
             if (code := self._process.poll()) is not None:
-                raise LaunchError(f"the server exited with code {code}: {self._last_words()}")
+                raise LiveError(f"the server exited with code {code}: {self._last_words()}")
             try:
                 with urllib.request.urlopen(self.url + "/health", timeout=5) as answer:
                     if answer.status == 200:
@@ -97,7 +97,7 @@ class Server:
                 pass  # not listening yet
             self.waiting(passed)
             time.sleep(0.5)
-        raise LaunchError(f"the server was not healthy after {self._timeout:.0f} s; see {self.log}")
+        raise LiveError(f"the server was not healthy after {self._timeout:.0f} s; see {self.log}")
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()

@@ -19,12 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sgl_indexcache.cli.app import app
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
-from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import wire
-from sgl_indexcache.search.engine import Engine
-from sgl_indexcache.search.errors import SearchError
+from sgl_indexcache.pattern import Pattern, wire
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -143,7 +142,7 @@ def test_what_spells_no_pattern_of_this_model_is_refused(live: Live) -> None:
         assert live.engine._ask("/set_internal_state", {"server_args": payload}) == [False]
     assert live.engine.pattern() == FULL
     impatient = Engine(live.engine.url, patience=0.2)
-    with pytest.raises(SearchError, match="refuses to switch"):
+    with pytest.raises(LiveError, match="refuses to switch"):
         impatient.switch(Pattern("FS"))
 
 
@@ -155,9 +154,9 @@ def test_greedy_against_every_pattern(live: Live, tmp_path: Path) -> None:
     assert live.engine.pattern() == SWITCHED, "the pattern was not given back"
     report = json.loads((tmp_path / "search.json").read_text())
     assert report["pattern"] in printed
+    from sgl_indexcache.live.model import read_model
+    from sgl_indexcache.live.sequences import read_sequences
     from sgl_indexcache.search.evaluate import EngineWorker
-    from sgl_indexcache.search.model import read_model
-    from sgl_indexcache.search.sequences import read_sequences
 
     worker = EngineWorker(live.engine, read_sequences(live.calibration, read_model(live.model)))
     losses = {pattern: worker.evaluate(pattern).loss for pattern in ALL}
@@ -221,7 +220,7 @@ def test_a_switched_pattern_is_what_a_server_started_with_it_computes(live: Live
         engine = Engine(server.url)
         assert engine.pattern() == SWITCHED
         assert engine.score(IDS).tolist() == switched.tolist()
-        with pytest.raises(SearchError, match="--enable-return-indexer-topk"):
+        with pytest.raises(LiveError, match="--enable-return-indexer-topk"):
             engine.selections(IDS, 6, 64)
-    with pytest.raises(SearchError, match="does not answer"):
+    with pytest.raises(LiveError, match="does not answer"):
         engine.info()

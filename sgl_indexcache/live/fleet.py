@@ -1,4 +1,4 @@
-"""The engines of a search: one started here, or running ones named by URL; their patterns are given back."""
+"""The engines of a measurement: one started here, or running ones named by URL, which get their patterns back."""
 
 import json
 import shutil
@@ -10,14 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
+
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.kept_server import KeptServer
+from sgl_indexcache.live.model import ModelFacts
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search.engine import Engine
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.kept_server import KeptServer
-from sgl_indexcache.search.model import ModelFacts
 
 _RESTORE_PATIENCE_S = 120.0
-"""An interrupted search leaves a forward behind, which must end before the pattern can be given back."""
+"""An interrupted measurement leaves a forward behind, which must end before the pattern can be given back."""
 
 
 @contextmanager
@@ -33,13 +35,12 @@ def fleet(
 ) -> Iterator[list[Engine]]:
     """Engines for `model`, each with the pattern it had before when the context ends.
 
-    Args:
-        urls: running servers; empty starts one here, all Full and without graphs.
-        arguments: further flags for the started server, which go over ours.
-        out: folder for the server's log, and for the note of patterns to give back.
-        longest: tokens of the longest request, output included.
-        capture: whether selections will be asked for.
-        waiting: see launch.Server.
+    urls       running servers; empty starts one here, all Full and without graphs
+    arguments  further flags for the started server, which go over ours
+    out        folder for the server's log, and for the note of patterns to give back
+    longest    tokens of the longest request, output included
+    capture    whether selections will be requested
+    waiting    see server.Server
     """
     with (
         _orderly_end(),
@@ -77,7 +78,7 @@ def _engines(
 ) -> Iterator[list[Engine]]:
     if urls:
         if arguments:
-            raise SearchError("server flags and --url exclude each other: the servers are running already")
+            raise LiveError("server flags and --url exclude each other: the servers are running already")
         engines = [Engine(url) for url in dict.fromkeys(urls)]
         _check(engines, model)
         with _given_back(engines, out / "patterns-to-restore.json"):
@@ -107,21 +108,21 @@ def _check(engines: list[Engine], model: ModelFacts) -> None:
     for engine in engines:
         layers = len(engine.pattern())
         if layers != model.layers:
-            raise SearchError(
+            raise LiveError(
                 f"the engine at {engine.url} serves a model of {layers} layers but {model.name} has {model.layers}"
             )
-        found = engine.facts()
-        if facts is not None and found != facts:
-            name = next(name for name in found if found[name] != facts[name])
-            raise SearchError(
-                f"the engines differ in {name} ({facts[name]} and {found[name]}): start them with the same flags"
+        own = engine.facts()
+        if facts is not None and own != facts:
+            name = next(name for name in own if own[name] != facts[name])
+            raise LiveError(
+                f"the engines differ in {name} ({facts[name]} and {own[name]}): start them with the same flags"
             )
-        facts = found
+        facts = own
 
 
 @contextmanager
 def _given_back(engines: list[Engine], note: Path) -> Iterator[None]:
-    """Write down which pattern each engine had, and restore them; after a kill, the next search does."""
+    """Write down which pattern each engine had, and restore them; after a kill, the next measurement does."""
     note.parent.mkdir(parents=True, exist_ok=True)
     patterns = {engine.url: str(engine.pattern()) for engine in engines}
     if note.exists():
@@ -134,3 +135,31 @@ def _given_back(engines: list[Engine], note: Path) -> Iterator[None]:
         for engine in engines:
             Engine(engine.url, engine.timeout, _RESTORE_PATIENCE_S).switch(Pattern(patterns[engine.url]))
         note.unlink()
+
+
+@contextmanager
+def measured_engines(
+    model: ModelFacts,
+    console: Console,
+    *,
+    urls: Sequence[str],
+    arguments: Sequence[str],
+    out: Path,
+    longest: int,
+    capture: bool = False,
+) -> Iterator[list[Engine]]:
+    """`fleet` for a command: the console shows how long the start takes, and is free again once it is over."""
+    with (
+        console.status("starting the engine") as status,
+        fleet(
+            model,
+            urls=urls,
+            arguments=arguments,
+            out=out,
+            longest=longest,
+            capture=capture,
+            waiting=lambda seconds: status.update(f"starting the engine, {seconds:.0f} s"),
+        ) as engines,
+    ):
+        status.stop()
+        yield engines

@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 
 # Waits for the end of its standard input, which the operating system closes with the process that holds it.
 _WATCH = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
 
 class KeptServer(Server):
-    """launch.Server for hours of unattended measuring: a watcher ends it when nobody else can."""
+    """server.Server for hours of unattended measuring: a watcher ends it when nobody else can."""
 
     _watcher: "subprocess.Popen[bytes] | None" = None
 
@@ -26,7 +26,7 @@ class KeptServer(Server):
         super()._wait_until_healthy()
 
     def stop(self, grace: float = 20.0) -> int | None:
-        """As launch.Server.stop; the watcher ends after the server, so that no moment is unwatched."""
+        """As server.Server.stop; the watcher ends after the server, so that no moment is unwatched."""
         try:
             return super().stop(grace)
         finally:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import wire
-from sgl_indexcache.search.errors import SearchError
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.pattern import Pattern, wire
 
 _FACTS = (
     "version",
@@ -32,7 +31,7 @@ _FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the engine said. `ids`: generated token ids; `text`: the same as text, empty without a tokenizer."""
+    """What the engine generated. `ids`: generated token ids; `text`: the same as text, empty without a tokenizer."""
 
     ids: list[int]
     text: str
@@ -61,20 +60,20 @@ class Engine:
         return {**{name: info.get(name) for name in _FACTS}, "scoring": state.get("scoring")}
 
     def pattern(self) -> Pattern:
-        """The pattern in force; raises SearchError when data-parallel ranks differ."""
+        """The pattern in force; raises LiveError when data-parallel ranks differ."""
         info = self.info()
         self._state(info)
-        found = {state.get("indexcache", {}).get("pattern") for state in info["internal_states"]}
-        if len(found) != 1 or None in found:
-            raise SearchError(f"the schedulers of {self.url} do not agree on one pattern: restart the server")
-        return Pattern(found.pop())
+        patterns = {state.get("indexcache", {}).get("pattern") for state in info["internal_states"]}
+        if len(patterns) != 1 or None in patterns:
+            raise LiveError(f"the schedulers of {self.url} do not agree on one pattern: restart the server")
+        return Pattern(patterns.pop())
 
     def switch(self, pattern: Pattern) -> None:
-        """Put `pattern` in force; raises SearchError when the engine refuses for longer than `patience`."""
+        """Put `pattern` in force; raises LiveError when the engine refuses for longer than `patience`."""
         begin, pause = time.monotonic(), 0.01
         while not all(self._ask("/set_internal_state", {"server_args": wire.encode(pattern)})):
             if time.monotonic() - begin > self.patience:
-                raise SearchError(
+                raise LiveError(
                     f"the engine at {self.url} refuses to switch its pattern: it must be idle, run without captured "
                     f"graphs and have {len(pattern)} layers (its log names the reason)"
                 )
@@ -89,7 +88,7 @@ class Engine:
         answer = self._generate(ids, 0, return_logprob=True, logprob_start_len=0)
         entries = answer["meta_info"]["input_token_logprobs"]
         if [entry[1] for entry in entries] != list(ids):
-            raise SearchError(f"the engine at {self.url} scored other tokens than it was given")
+            raise LiveError(f"the engine at {self.url} scored other tokens than it was given")
         return np.array([entry[0] for entry in entries[1:]], dtype=np.float64)
 
     def generate(self, ids: Sequence[int], new_tokens: int) -> Generation:
@@ -103,12 +102,12 @@ class Engine:
         T = len(ids) + new_tokens - 1. Row t holds positions 0..t, padded with -1.
 
         Raises:
-            SearchError: the server was started without --enable-return-indexer-topk.
+            LiveError: the server was started without --enable-return-indexer-topk.
         """
         answer = self._generate(ids, new_tokens, stop=False, return_indexer_topk=True)
         packed = answer["meta_info"].get("indexer_topk")
         if not packed:
-            raise SearchError(
+            raise LiveError(
                 f"the engine at {self.url} returns no selections: start it with --enable-return-indexer-topk"
             )
         flat = np.frombuffer(base64.b64decode(packed), dtype=np.int32)
@@ -122,7 +121,7 @@ class Engine:
     def _state(self, info: dict[str, Any]) -> dict[str, Any]:
         state = info["internal_states"][0].get("indexcache")
         if not state:
-            raise SearchError(f"the engine at {self.url} does not run indexcache: start it with sgl-indexcache serve")
+            raise LiveError(f"the engine at {self.url} does not run indexcache: start it with sgl-indexcache serve")
         return dict(state)
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -132,7 +131,7 @@ class Engine:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace").strip()[:300]
-            raise SearchError(f"the engine at {self.url} refused {path} ({error.code}): {said}") from None
+            reason = error.read().decode(errors="replace").strip()[:300]
+            raise LiveError(f"the engine at {self.url} refused {path} ({error.code}): {reason}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise SearchError(f"the engine at {self.url} does not answer {path}: {error}") from None
+            raise LiveError(f"the engine at {self.url} does not answer {path}: {error}") from None

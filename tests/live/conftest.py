@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sgl_indexcache.live.model import ModelFacts, read_model
 from sgl_indexcache.nano.layout import config_of
 from sgl_indexcache.nano.spec import RandomModelSpec
 from sgl_indexcache.nano.tokenizer import write_tokenizer
-from sgl_indexcache.search.model import ModelFacts, read_model
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What the records of the index store cost the radix tree: match, insert and split beside SGLang's plain RadixCache.
 
-Use: `SGLANG_USE_CPU_ENGINE=1 python kernels/benchmarks/radix_overhead.py --out radix-overhead.json`
+Use: `SGLANG_USE_CPU_ENGINE=1 python -m sgl_indexcache.bench.radix_overhead --out radix-overhead.json`
 
 A generated trace of conversations (shared system prompts, turns that go on, repeats, other branches) is put to both
 trees, step by step; the best of some rounds counts. Both trees must end equal. Exit status 1 above the limit.
@@ -8,13 +8,9 @@ trees, step by step; the best of some rounds counts. Both trees must end equal. 
 
 import argparse
 import gc
-import json
-import os
-import platform
 import statistics
 import time
 from array import array
-from importlib import metadata
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -22,8 +18,10 @@ from typing import Any
 
 import torch
 
+from sgl_indexcache.results import write_json
+
 PAGE, LAYERS, TOPK, SLOTS = 64, 12, 16, 512
-SCHEMA = 1
+SCHEMA = "sgl_indexcache.bench.radix_overhead/2"
 
 
 def trace(operations: int, seed: int) -> list[tuple[Any, int]]:
@@ -73,8 +71,8 @@ def build(ours: bool) -> Any:
 
     params = CacheInitParams(
         disable=False,
-        req_to_token_pool=None,  # type: ignore[arg-type]
-        token_to_kv_pool_allocator=Allocator(),  # type: ignore[arg-type]
+        req_to_token_pool=None,
+        token_to_kv_pool_allocator=Allocator(),
         page_size=PAGE,
     )
     if not ours:
@@ -105,7 +103,7 @@ class Clocked:
         self.in_tree += clock() - begin
         if store is not None:
             begin = clock()
-            self._forwards(number, tokens, prompt, match)
+            self._forwards(store, number, tokens, prompt, match)
             self.before_forward += clock() - begin
         begin = clock()
         for end in (prompt, len(tokens)):
@@ -120,15 +118,15 @@ class Clocked:
             tree.evict(EvictParams(num_tokens=tree.evictable_size() - self.capacity))
         self.in_tree += clock() - begin
 
-    def _forwards(self, number: int, tokens: Any, prompt: int, match: Any) -> None:
+    def _forwards(self, store: Any, number: int, tokens: Any, prompt: int, match: Any) -> None:
         """The hook before the prefill and before one forward of decode."""
         from sgl_indexcache.store import Turn
 
         cached = len(match.device_indices)
         tails = self.tree.tails_after(match.last_device_node) if cached else []
         window = tokens[cached : min(prompt, cached + PAGE)]
-        self.store.begin([Turn(1, number, cached, prompt, True, window, tails)])
-        self.store.begin([Turn(1, number, prompt, prompt + 1)])
+        store.begin([Turn(1, number, cached, prompt, True, window, tails)])
+        store.begin([Turn(1, number, prompt, prompt + 1)])
 
 
 def run(sequences: list[tuple[Any, int]], capacity: int) -> dict[str, Clocked]:
@@ -155,15 +153,15 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1.1, help="allowed ratio to the plain tree")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    sequences = trace(asked.operations, asked.seed)
+    sequences = trace(options.operations, options.seed)
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     before: list[float] = []
     ends: dict[str, Any] = {}
     state: dict[str, int] = {}
-    for _ in range(asked.rounds):
-        for name, clocked in run(sequences, asked.capacity).items():
+    for _ in range(options.rounds):
+        for name, clocked in run(sequences, options.capacity).items():
             times[name].append(clocked.in_tree)
             ends[name] = (clocked.tree.total_size(), clocked.tree.token_to_kv_pool_allocator.freed)
             if clocked.store is not None:
@@ -174,21 +172,18 @@ def main() -> int:
         return 1
     ratio = min(times["ours"]) / min(times["plain"])
     report = {
-        "schema": SCHEMA,
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: metadata.version(name) for name in ("sglang", "torch")},
-        "settings": {**{k: v for k, v in vars(asked).items() if k != "out"}, "page": PAGE, "layers": LAYERS},
+        "settings": {**{k: v for k, v in vars(options).items() if k != "out"}, "page": PAGE, "layers": LAYERS},
         "seconds": times,
         "ratio": ratio,
         "ratio_of_medians": statistics.median(times["ours"]) / statistics.median(times["plain"]),
-        "microseconds_per_operation": {k: 1e6 * min(v) / asked.operations for k, v in times.items()},
+        "microseconds_per_operation": {k: 1e6 * min(v) / options.operations for k, v in times.items()},
         "microseconds_per_forward_of_one_request": 1e6 * min(before) / (2 * len(sequences)),
         "store": state,
     }
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"ratio {ratio:.3f}, limit {asked.limit}; {report['microseconds_per_operation']} us an operation")
-    return 0 if ratio <= asked.limit else 1
+    if options.out is not None:
+        write_json(options.out, SCHEMA, report)
+    print(f"ratio {ratio:.3f}, limit {options.limit}; {report['microseconds_per_operation']} us an operation")
+    return 0 if ratio <= options.limit else 1
 
 
 if __name__ == "__main__":

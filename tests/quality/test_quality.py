@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sgl_indexcache.live.engine import Generation
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.needles import Needle, Needles
+from sgl_indexcache.live.sequences import Sequences
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import table
-from sgl_indexcache.search.engine import Generation
-from sgl_indexcache.search.errors import SearchError
+from sgl_indexcache.quality import table
+from sgl_indexcache.quality.errors import QualityError
+from sgl_indexcache.quality.judge import Row, Tasks, edges, header, judge, rows_of
 from sgl_indexcache.search.journal import Journal
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.needles import Needle, Needles
-from sgl_indexcache.search.quality import Row, Tasks, edges, header, judge, rows_of
-from sgl_indexcache.search.sequences import Sequences
 
 FULL, HALF = Pattern("FFFFFF"), Pattern("FSFSFS")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFacts:
+    return ModelFacts(tmp_path, "m", layers=6, top_k=16, vocabulary=320, context=64, fingerprint="m")
 
 
 class FakeEngine:
@@ -60,8 +65,8 @@ ROWS = [Row("all Full", "full", FULL), Row("1/2 uniform", "uniform", HALF), Row(
 
 def run(model: ModelFacts, tasks: Tasks, out: Path, engine: Any) -> list[dict[str, Any]]:
     with Journal(out / "journal.jsonl", header(model, tasks, {})) as journal:
-        judged = judge(model, ROWS, tasks, [engine], journal)
-    table.write(out, model, judged, tasks, {})
+        judgements = judge(model, ROWS, tasks, [engine], journal)
+    table.write(out, model, judgements, tasks, {})
     return list(json.loads((out / "quality.json").read_text())["rows"])
 
 
@@ -118,11 +123,11 @@ def test_rows(model: ModelFacts, tmp_path: Path) -> None:
         ("4 searched", "FSFFSF"),
     ]
     assert [row.name for row in rows_of(model, None, ["1/2"])] == ["DSA (all Full)", "1/2 uniform"]
-    with pytest.raises(SearchError, match=r"no pattern of 2 Full layers \(1/4\)"):
+    with pytest.raises(QualityError, match=r"no pattern of 2 Full layers \(1/4\)"):
         rows_of(model, path, ["1/4"])
     path.write_text(json.dumps({"model": {"fingerprint": "x"}, "budgets": {}}))
-    with pytest.raises(SearchError, match="searched on another model"):
+    with pytest.raises(QualityError, match="searched on another model"):
         rows_of(model, path, ["1/2"])
     path.write_text("[]")
-    with pytest.raises(SearchError, match=r"is no search\.json"):
+    with pytest.raises(QualityError, match=r"is no search\.json"):
         rows_of(model, path, ["1/2"])

@@ -1,8 +1,8 @@
 """Time the CPU backend: prefill through the real engine, and the tile sizes that its two kernels use.
 
-    python kernels/benchmarks/cpu_prefill.py --model MODEL                     # our backend
-    python kernels/benchmarks/cpu_prefill.py --model MODEL --rival dsa_cpu     # beside another plugin's backend
-    python kernels/benchmarks/cpu_prefill.py --sweep                           # tile sizes
+    python -m sgl_indexcache.bench.cpu_prefill --model MODEL                     # our backend
+    python -m sgl_indexcache.bench.cpu_prefill --model MODEL --rival dsa_cpu     # beside another plugin's backend
+    python -m sgl_indexcache.bench.cpu_prefill --sweep                           # tile sizes
 
 A rival is the name of an attention backend that another installed plugin registers. Engines are started in
 turn, each in a process of its own, `--rounds` times, so that a drift of the machine meets both alike. Writes
@@ -12,7 +12,6 @@ one JSON with every time; prints medians, spread and the ratio.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from sgl_indexcache.results import write_json
+
+SCHEMA = "sgl_indexcache.bench.cpu_prefill/2"
 
 
 def arguments() -> argparse.Namespace:
@@ -74,7 +75,8 @@ def prefill_times(options: argparse.Namespace, backend: str) -> dict[str, Any]:
 
 def in_own_process(options: argparse.Namespace, backend: str) -> dict[str, Any]:
     """`prefill_times` in a fresh process, with only this backend's plugin switched on."""
-    command = [sys.executable, "-W", "ignore", __file__, "--engine", backend, "--model", str(options.model)]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "sgl_indexcache.bench.cpu_prefill"]
+    command += ["--engine", backend, "--model", str(options.model)]
     for name in ("tokens", "repeats", "chunk"):
         command += [f"--{name}", str(getattr(options, name))]
     environment = dict(os.environ, SGLANG_USE_CPU_ENGINE="1")
@@ -87,7 +89,7 @@ def in_own_process(options: argparse.Namespace, backend: str) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the engine with backend {backend} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -157,20 +159,6 @@ def _median_ms(run: Any) -> float:
     return statistics.median(times)
 
 
-def machine() -> dict[str, Any]:
-    """The machine and the versions that a figure belongs to."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    versions = {name: metadata.version(name) for name in ("torch", "sglang", "transformers")}
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
-
-
 def main() -> None:
     options = arguments()
     if options.model is None:
@@ -183,15 +171,9 @@ def main() -> None:
         print(json.dumps(prefill_times(options, options.engine)))
         return
     result = sweep() if options.sweep else compare(options)
-    report = {
-        "schema": SCHEMA,
-        "machine": machine(),
-        "settings": {k: str(v) for k, v in vars(options).items() if v is not None},
-        **result,
-    }
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        settings = {name: str(value) for name, value in vars(options).items() if value is not None}
+        write_json(options.out, SCHEMA, {"settings": settings, **result})
 
 
 if __name__ == "__main__":
