@@ -49,10 +49,9 @@ def _measurements(kind: Kind) -> Iterator[dict[str, Any]]:
         from sgl_indexcache.bench import consumers
 
         return consumers.measure()
-    from sgl_indexcache.kernels.benchmarks import indexer
+    from sgl_indexcache.kernels.benchmarks import score_select
 
-    measurements: Iterator[dict[str, Any]] = indexer.measure()
-    return measurements
+    return score_select.measure()
 
 
 def summarized(kind: Kind, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_indexers_measure_nothing_without_cuda(capsys: pytest.CaptureFixture
 def test_files_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "kernels" / "benchmarks"
     folder.mkdir(parents=True)
-    for name in ("consumers.py", "indexer.py", "problem.py"):
+    for name in ("consumers.py", "score_select.py", "problem.py"):
         (folder / name).write_text("raise SystemExit('executed')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(consumers, "measure", lambda: iter([]))

@@ -1,21 +1,16 @@
 """Time two-level scoring of decode steps on CUDA beside exact scoring, ours and SGLang's.
 
-    python -m sgl_indexcache.kernels.benchmarks.decode_lists --out decode_lists.json
+    python -m sgl_indexcache.kernels.benchmarks.shortlist_decode --out FILE
 
 Rows of requests that share nothing, over random keys, in CUDA graphs made for contexts of 131,072 keys. On some rows
 the selection is checked against float64 before anything is timed; all take turns; medians, lowest, highest. No row is
 a sample of the guard's, but "all sampled" scores every row exactly as well, which is what fallen contexts cost. The
-JSON is a list of {rows, keys, heads, device, name, ms, low, high}.
+JSON: see run.run.
 """
-
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 
+from sgl_indexcache.kernels.benchmarks import run
 from sgl_indexcache.kernels.benchmarks.problem import (
     BUDGET,
     CHECKED_ROWS,
@@ -23,12 +18,12 @@ from sgl_indexcache.kernels.benchmarks.problem import (
     Case,
     K,
     Problem,
-    finish,
     ours,
     sglang,
-    timed_in_turns,
+    wrong,
 )
-from sgl_indexcache.kernels.layout import PAGE
+from sgl_indexcache.kernels.benchmarks.run import Candidates
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES
 from sgl_indexcache.kernels.score.cuda import DEFAULT
 from sgl_indexcache.kernels.shortlist import Judgement, Records, unpack_summary
 from sgl_indexcache.kernels.shortlist.cuda_decode import select_decoded
@@ -48,13 +43,13 @@ class Lists:
 
     @staticmethod
     def _records(cache: torch.Tensor) -> Records:
-        pool, dim = cache.shape[0], cache.shape[1] // PAGE - 4
+        pool, dim = cache.shape[0], cache.shape[1] // PAGE - SCALE_BYTES
 
         def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device="cuda")
 
         return Records(
-            zeros(pool, dim + 4, dtype=torch.uint8), zeros(pool, dtype=torch.uint8),
+            zeros(pool, dim + SCALE_BYTES, dtype=torch.uint8), zeros(pool, dtype=torch.uint8),
             zeros(pool, 2, dtype=torch.int32), zeros(4, dtype=torch.int64),
         )  # fmt: skip
 
@@ -79,7 +74,7 @@ class Lists:
             own = scores.new_tensor([float("inf")])
             scores = torch.cat((scores, own))
             picked = chosen[row].long()
-            if picked.unique().numel() != K or float(scores[picked // PAGE].min()) < bound - slack:
+            if len(set(picked.tolist())) != K or float(scores[picked // PAGE].min()) < bound - slack:
                 return f"row {row}: not {K} positions of listed pages"
             exact = self.p.logits(row, 0)
             certain = (scores > bound + slack).repeat_interleave(PAGE)[: exact.numel()]
@@ -91,37 +86,18 @@ class Lists:
         return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("the indexer kernels run on CUDA; there is none here")
-    results: list[dict[str, Any]] = []
-    failed = False
-    for case in CASES:
-        p = Problem(case)
-        calls: dict[str, Callable[[int], Any]] = {"exact": ours(p, DEFAULT, None)}
-        print(f"{case.rows} x {case.keys} x {case.heads} heads", flush=True)
-        try:
-            calls["sglang"] = sglang(p)
-        except ImportError as missing:
-            print(f"  sglang absent: {missing}")
-        for listed in LISTED:
-            lists = Lists(p, listed)
-            if reason := lists.wrong():
-                print(f"  {listed} listed: incorrect: {reason}")
-                failed = True
-                continue
-            calls[f"two-level, {listed} listed"] = lists
-            if listed == LISTED[0]:
-                calls[f"two-level, {listed} listed, all sampled"] = Lists(p, listed, ALWAYS)
-        results += timed_in_turns(p, calls, options.repeats)
-        del p, calls
-        torch.cuda.empty_cache()
-    finish(results, options.out, failed)
+def candidates(p: Problem) -> Candidates:
+    """Exact scoring, ours and SGLang's, and decode steps with lists of several sizes."""
+    checked = Candidates()
+    checked.add("exact", lambda: ours(p, DEFAULT, None), lambda call: wrong(p, call))
+    checked.add("sglang", lambda: sglang(p), lambda call: wrong(p, call))
+    for listed in LISTED:
+        name = f"two-level, {listed} listed"
+        checked.add(name, lambda listed=listed: Lists(p, listed), Lists.wrong)  # type: ignore[misc, arg-type]
+        if name in checked.right and listed == LISTED[0]:
+            checked.right[f"{name}, all sampled"] = Lists(p, listed, ALWAYS)
+    return checked
 
 
 if __name__ == "__main__":
-    main()
+    run.run("shortlist_decode", run.command(__doc__, repeats=11).parse_args(), CASES, candidates)
