@@ -39,7 +39,7 @@ format: install  ## put the code into shape
 	$(BIN)/ruff format
 
 bench: install  ## time the indexer on the CPU
-	$(BIN)/python kernels/benchmarks/cpu_prefill.py
+	$(BIN)/python -m sgl_indexcache.bench.cpu_prefill
 
 docs: install  ## write the JSON Schema of the settings file
 	@mkdir -p docs

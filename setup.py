@@ -1,13 +1,17 @@
 """The package map; everything else about the project stands in pyproject.toml.
 
 `kernels` and `loadtest` are no packages at the repository root, where their names would shadow others'
-(SGLang imports Hugging Face's `kernels`). Their `src` folders become subpackages of sgl_indexcache, found
-without a list.
+(SGLang imports Hugging Face's `kernels`). Their `src` folders, and the kernels' benchmarks, become subpackages of
+sgl_indexcache, found without a list.
 """
 
 from setuptools import find_packages, setup
 
-MAPPED = {"sgl_indexcache.kernels": "kernels/src", "sgl_indexcache.loadtest": "loadtest/src"}
+MAPPED = {
+    "sgl_indexcache.kernels": "kernels/src",
+    "sgl_indexcache.kernels.benchmarks": "kernels/benchmarks",
+    "sgl_indexcache.loadtest": "loadtest/src",
+}
 
 packages = find_packages(include=["sgl_indexcache", "sgl_indexcache.*"])
 for package, folder in MAPPED.items():

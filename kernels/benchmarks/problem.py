@@ -1,29 +1,26 @@
-"""What the indexer's benchmarks share: problems of random data on CUDA, ours and others' kernels, check and timing.
+"""What the indexer's benchmarks share: problems of random data on CUDA, ours and others' kernels, and the check.
 
-A selection is checked on some rows against float64. Calls take turns, in CUDA graphs, decode over the caches of several
-layers, so that nothing is found in L2 that would not be there while serving.
+A selection is checked on some rows against float64. Decode goes over the caches of several layers, so that nothing is
+found in L2 that would not be there while serving.
 """
 
-import json
-import statistics
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from sgl_indexcache.kernels.layout import pack, unpack
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES, pack, unpack
 from sgl_indexcache.kernels.score.cuda import Shape
 from sgl_indexcache.kernels.score_select.cuda import score_select
 from sgl_indexcache.kernels.select.cuda import Cut
 
-DIM, PAGE, K = 128, 64, 2048
+DIM, K = 128, 2048
+"""Width of an index key, and keys of a selection: DeepSeek-V3.2's and GLM-5's."""
 BUDGET = 256 << 20
+"""Bytes of logits that are alive; the settings' default."""
 CHECKED_ROWS = 4
-# fp8 products are accumulated by the tensor cores with fewer bits than float32; relative to the largest score.
 TOLERANCE = 1e-3
+"""Of scores, relative to the largest: the tensor cores accumulate fp8 products with fewer bits than float32."""
 GRAPH_LENGTH = 131072
 """What a captured decode graph must expect, in keys."""
 
@@ -99,8 +96,8 @@ def deep_gemm_logits(p: Problem) -> Call:
         schedule = deep_gemm.get_paged_mqa_logits_metadata(context, PAGE, deep_gemm.get_num_sms())
         query = p.q.unsqueeze(1)
         return lambda layer: deep_gemm.fp8_paged_mqa_logits(
-            query, p.caches[layer].view(-1, PAGE, 1, DIM + 4), p.weights, context, p.table, schedule, p.max_length,
-            clean_logits=False,
+            query, p.caches[layer].view(-1, PAGE, 1, DIM + SCALE_BYTES), p.weights, context, p.table, schedule,
+            p.max_length, clean_logits=False,
         )  # fmt: skip
     packed = p.caches[0][p.table[0].long()]
     keys = packed[:, : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).view(-1, DIM)[: p.case.keys]
@@ -139,7 +136,8 @@ def flashinfer(p: Problem) -> Call:
         # It knows no lengths; what lies past them is made invalid first, and timed.
         columns = torch.arange(scores.shape[1], device="cuda")
         scores.masked_fill_(columns >= p.lengths.unsqueeze(1), float("-inf"))
-        return flashinfer.top_k(scores, K)[1]
+        positions: torch.Tensor = flashinfer.top_k(scores, K)[1]
+        return positions
 
     return call
 
@@ -153,7 +151,7 @@ def wrong(p: Problem, call: Call) -> str | None:
     for row in sorted({*range(0, p.case.rows, step), p.case.rows - 1}):
         scores = p.logits(row, layer)
         chosen = got[row].long()
-        if chosen.unique().numel() != K or int(chosen.min()) < 0 or int(chosen.max()) >= scores.numel():
+        if len(set(chosen.tolist())) != K or int(chosen.min()) < 0 or int(chosen.max()) >= scores.numel():
             return f"row {row}: not {K} positions within its length"
         slack = TOLERANCE * float(scores.abs().max())
         bound = float(scores.topk(K).values[-1])
@@ -164,51 +162,3 @@ def wrong(p: Problem, call: Call) -> str | None:
     if again is not None and not torch.equal(again.sort(1).values, got.sort(1).values):
         return "another selection the second time"
     return None
-
-
-def runner(p: Problem, call: Callable[[int], Any]) -> tuple[Callable[[], Any], int]:
-    """What is timed, a graph, so that no launch waits for the host; and how many layers it runs."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        call(0)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for layer in range(len(p.caches)):
-            call(layer)
-    return graph.replay, len(p.caches)
-
-
-def timed(p: Problem, calls: dict[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every call, taken in turns."""
-    runs = {name: runner(p, call) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for nth in range(repeats + 2):
-        for name, (run, layers) in runs.items():
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            if nth >= 2:
-                samples[name].append(begin.elapsed_time(end) / layers)
-    return samples
-
-
-def timed_in_turns(p: Problem, calls: Mapping[str, Callable[[int], Any]], repeats: int) -> list[dict[str, Any]]:
-    """{rows, keys, heads, device, name, ms, low, high} of every call, printed as they come."""
-    case, results = p.case, []
-    for name, taken in timed(p, dict(calls), repeats).items():
-        shape = {"rows": case.rows, "keys": case.keys, "heads": case.heads, "device": torch.cuda.get_device_name()}
-        ms = statistics.median(taken)
-        results.append({**shape, "name": name, "ms": ms, "low": min(taken), "high": max(taken)})
-        print(f"  {name:44} {ms:8.4f} ms  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
-    return results
-
-
-def finish(results: list[dict[str, Any]], out: Path | None, failed: bool) -> None:
-    """Write the results; exit code 1 if something was incorrect."""
-    if out:
-        out.write_text(json.dumps(results, indent=1) + "\n")
-    if failed:
-        sys.exit(1)

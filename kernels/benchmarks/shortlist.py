@@ -1,22 +1,27 @@
 """Time two-level scoring on CUDA beside exact scoring: summaries, lists of pages, selection among them.
 
-    python kernels/benchmarks/shortlist.py --out shortlist.json
+    python -m sgl_indexcache.kernels.benchmarks.shortlist --out FILE
 
 Rows of one prompt's end over random keys. On some rows the listed pages and the selection are checked against float64
-before anything is timed. All take turns, in CUDA graphs; medians, lowest, highest. The JSON is a list of
-{rows, keys, heads, device, name, ms, low, high}; `listed` are the keys of a shortlist.
+before anything is timed. All take turns, in CUDA graphs; medians, lowest, highest. The JSON: see run.run;
+`listed` are the keys of a shortlist.
 """
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import torch
-from problem import BUDGET, CHECKED_ROWS, TOLERANCE, Case, K, Problem, finish, ours, timed_in_turns
 
-from sgl_indexcache.kernels.layout import PAGE, unpack
+from sgl_indexcache.kernels.benchmarks import run
+from sgl_indexcache.kernels.benchmarks.problem import (
+    BUDGET,
+    CHECKED_ROWS,
+    TOLERANCE,
+    Case,
+    K,
+    Problem,
+    ours,
+    wrong,
+)
+from sgl_indexcache.kernels.benchmarks.run import Call, Candidates
+from sgl_indexcache.kernels.layout import PAGE, SCALE_BYTES, unpack
 from sgl_indexcache.kernels.score.cuda import DEFAULT
 from sgl_indexcache.kernels.select.cuda import Cut, select
 from sgl_indexcache.kernels.shortlist import GROUP
@@ -50,23 +55,23 @@ class TwoLevel:
         self.group = group.contiguous()
         self.heads = torch.cat((group.new_ones(1), group.diff())).nonzero()[:, 0]
         self.complete = (position // PAGE)[self.heads].contiguous()
-        self.most = int(position[-1]) // PAGE
+        self.max_complete = int(position[-1]) // PAGE
         self.lengths = (self.n * PAGE + position % PAGE + 1).contiguous()
         pool = p.caches[0].shape[0]
-        self.summaries = torch.zeros(pool, p.q.shape[2] + 4, dtype=torch.uint8, device="cuda")
-        self.there = torch.zeros(pool, dtype=torch.uint8, device="cuda")
+        self.summaries = torch.zeros(pool, p.q.shape[2] + SCALE_BYTES, dtype=torch.uint8, device="cuda")
+        self.has_summary = torch.zeros(pool, dtype=torch.uint8, device="cuda")
         self.lists = torch.empty(len(self.heads), self.n + 1, dtype=torch.int32, device="cuda")
         self.lists[:, self.n] = self.complete
         self.out = torch.empty(p.case.rows, K, dtype=torch.int32, device="cuda")
         self.packed = self.summarise(0)
 
     def summarise(self, layer: int) -> torch.Tensor:
-        return summarise(self.p.caches[0], self.p.table[0], self.summaries, self.there, self.most)
+        return summarise(self.p.caches[0], self.p.table[0], self.summaries, self.has_summary, self.max_complete)
 
     def list(self, layer: int) -> torch.Tensor:
         q = self.p.q.view(torch.uint8)[self.heads].view(self.p.q.dtype)
         list_pages(
-            q, self.p.weights[self.heads], self.packed, self.complete, self.n, most=self.most, window=1,
+            q, self.p.weights[self.heads], self.packed, self.complete, self.n, max_complete=self.max_complete, window=1,
             budget_bytes=BUDGET, out=self.lists[:, : self.n],
         )  # fmt: skip
         return self.lists
@@ -114,48 +119,36 @@ class TwoLevel:
         return None
 
 
-def selections(rows: int, width: int) -> dict[str, Callable[[int], Any]]:
+def selections(rows: int, width: int) -> dict[str, Call]:
     """Selection alone from rows of this width, in the cut that serves and others."""
     logits = torch.randn(rows, width, device="cuda")
     lengths = torch.full((rows,), width, dtype=torch.int32, device="cuda")
     out = torch.empty(rows, K, dtype=torch.int32, device="cuda")
 
-    def call(cut: Cut | None) -> Callable[[int], Any]:
+    def call(cut: Cut | None) -> Call:
         return lambda layer: select(logits, lengths, K, out=out, cut=cut)
 
     return {f"selection among {width} keys{name}": call(cut) for name, cut in CUTS.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("the indexer kernels run on CUDA; there is none here")
-    results: list[dict[str, Any]] = []
-    failed = False
-    for case in CASES:
-        p = Problem(case)
-        calls: dict[str, Callable[[int], Any]] = {"exact": ours(p, DEFAULT, None)}
-        print(f"{case.rows} x {case.keys} x {case.heads} heads", flush=True)
-        for listed in LISTED:
-            two_level = TwoLevel(p, listed)
-            if reason := two_level.wrong():
-                print(f"  {listed} listed: incorrect: {reason}")
-                failed = True
-                continue
-            calls |= {
-                f"two-level, {listed} listed": two_level,
+def candidates(p: Problem) -> Candidates:
+    """Exact scoring, both levels at several sizes of lists and each alone, and selection in several cuts."""
+    checked = Candidates()
+    checked.add("exact", lambda: ours(p, DEFAULT, None), lambda call: wrong(p, call))
+    for listed in LISTED:
+        two_level = TwoLevel(p, listed)
+        name = f"two-level, {listed} listed"
+        checked.add(name, lambda two_level=two_level: two_level, TwoLevel.wrong)  # type: ignore[misc, arg-type]
+        if name in checked.right:
+            checked.parts |= {
                 f"lists of {listed}": two_level.list,
                 f"selection among {listed} listed": two_level.select,
             }
-        calls["summaries that stand"] = two_level.summarise
-        for width in WIDTHS:
-            calls |= selections(min(case.rows, 1024), width)
-        results += timed_in_turns(p, calls, options.repeats)
-    finish(results, options.out, failed)
+    checked.parts["summaries that stand"] = two_level.summarise
+    for width in WIDTHS:
+        checked.parts |= selections(min(p.case.rows, 1024), width)
+    return checked
 
 
 if __name__ == "__main__":
-    main()
+    run.run("shortlist", run.command(__doc__, repeats=11).parse_args(), CASES, candidates)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.loadtest.errors import OptionError, ReportError
 from sgl_indexcache.loadtest.execute import FAILED, INTERRUPTED, OK, run_and_report
 from sgl_indexcache.loadtest.measure.record import Record

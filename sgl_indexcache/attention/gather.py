@@ -6,7 +6,7 @@ from sgl_indexcache.kernels.sparse_mla.cpu import sparse_mla
 from sgl_indexcache.selection import Rows
 
 # Gathered keys of about this many elements at a time stay in a core's cache between the two products.
-# Chosen by kernels/benchmarks/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).
+# Chosen by bench/cpu_prefill.py --sweep (docs/results/cpu-prefill.md).
 TILE_ELEMENTS = 1 << 21
 # Slots are looked up for this many tiles together: so many small operations would take a third of a tile's time.
 TILES_AT_ONCE = 16

@@ -13,7 +13,7 @@ from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.measure import measure
 from sgl_indexcache.bench.profile import profile
 from sgl_indexcache.bench.workload import Workload
-from sgl_indexcache.search.report import machine, versions, write_text
+from sgl_indexcache.results import envelope, write_text
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     import sglang
 
     engine = sglang.Engine(**spec["engine"])
-    result |= {"machine": {**machine(), **device()}, "versions": {**versions(), **gpu_versions()}}
+    result |= envelope(result["schema"], on_device=True)
     result["start_s"] = round(time.perf_counter() - begin, 1)
     print(f"started in {result['start_s']} s", flush=True)
 
@@ -46,29 +46,6 @@ def main() -> None:
     result |= {"state": state, "complete": True}
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     engine.shutdown()
-
-
-def device() -> dict[str, Any]:
-    """The accelerator's name and memory, if there is one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return {"device": "cpu"}
-    properties = torch.cuda.get_device_properties(0)
-    return {"device": properties.name, "device_memory_gib": round(properties.total_memory / 2**30, 1)}
-
-
-def gpu_versions() -> dict[str, str | None]:
-    """Versions of the packages that hold kernels."""
-    from importlib import metadata
-
-    found: dict[str, str | None] = {}
-    for package in ("triton", "flashinfer-python", "sglang-kernel", "sgl-deep-gemm"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 if __name__ == "__main__":

@@ -1,74 +1,57 @@
-"""Kernel benchmark: runs the scripts of kernels/benchmarks, reports, and fills the table of choices.
+"""Kernel benchmark: measures, reports, and fills the table of choices.
 
-A script offers `measure()`, an iterator of {phase, heads, rows, keys, us: {kernel: samples}, wrong: {kernel: why}};
-a kernel under `wrong` failed its correctness check in this run and gets no ratio and no place in the table.
+A module that measures offers `measure()`, an iterator of {phase, heads, rows, keys, us: {kernel: samples}, wrong:
+{kernel: why}}; a kernel under `wrong` failed its correctness check in this run and gets no ratio and no place in the
+table.
 """
 
-import importlib.util
 import statistics
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sgl_indexcache.attention import choice
 from sgl_indexcache.bench.errors import BenchError
-from sgl_indexcache.search.report import write_json, write_text
+from sgl_indexcache.results import write_json, write_text
 
 SCHEMA = "sgl_indexcache.bench.kernels/1"
 Kind = Literal["consumers", "indexers"]
-SCRIPTS: Mapping[Kind, str] = {"consumers": "consumers.py", "indexers": "indexer.py"}
-
-
-def folder() -> Path:
-    """The folder kernels/benchmarks of a checkout: below the current folder, or beside the package.
-
-    Raises:
-        BenchError: this is an installation without a checkout.
-    """
-    here = Path(__file__).resolve()
-    for root in (Path.cwd(), here.parents[2]):
-        if (found := root / "kernels" / "benchmarks" / SCRIPTS["consumers"]).is_file():
-            return found.parent
-    raise BenchError("kernels/benchmarks is not here: run this command in the project's folder")
 
 
 def kinds(only: str | None) -> list[Kind]:
-    """The kinds that `only` names, separated by commas; None means those whose script is there.
+    """The kinds that `only` names, separated by commas; None means all.
 
     Raises:
-        BenchError: an unknown kind, or one without a script.
+        BenchError: an unknown kind.
     """
-    here = folder()
-    present: list[Kind] = [kind for kind, script in SCRIPTS.items() if (here / script).is_file()]
+    every: tuple[Kind, ...] = get_args(Kind)
     if only is None:
-        return present
-    wanted = [part for part in only.split(",") if part]
-    for part in wanted:
-        if part not in present:
-            raise BenchError(f"{part!r} cannot be measured here: choose among {', '.join(present)}")
-    return [kind for kind in present if kind in wanted]
+        return list(every)
+    names = [part for part in only.split(",") if part]
+    for name in names:
+        if name not in every:
+            raise BenchError(f"{name!r} is no kind of kernel: choose among {', '.join(every)}")
+    return [kind for kind in every if kind in names]
 
 
 def measure(kind: Kind, report: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """Run one script's measurements; `report` gets each entry as it comes, with medians and ratios."""
-    script = folder() / SCRIPTS[kind]
-    spec = importlib.util.spec_from_file_location(f"kernels_benchmarks_{script.stem}", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    # A script imports its neighbours.
-    sys.path.insert(0, str(script.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(script.parent))
+    """Measure the kernels of a kind; `report` gets each entry as it comes, with medians and ratios."""
     entries = []
-    for raw in module.measure():
+    for raw in _measurements(kind):
         entries.append(summarized(kind, raw))
         report(entries[-1])
     return entries
+
+
+def _measurements(kind: Kind) -> Iterator[dict[str, Any]]:
+    # Both need torch, and the indexers Triton: imported for what is measured alone.
+    if kind == "consumers":
+        from sgl_indexcache.bench import consumers
+
+        return consumers.measure()
+    from sgl_indexcache.kernels.benchmarks import score_select
+
+    return score_select.measure()
 
 
 def summarized(kind: Kind, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def _finished(prompts: list[list[int]], answers: list[dict[str, Any]]) -> None:
     for ids, answer in zip(prompts, answers, strict=True):
         reason = answer["meta_info"]["finish_reason"]
         if reason is None or reason["type"] != "length":
-            told = reason.get("message") or reason["type"] if reason else "no token was the last"
+            ending = reason.get("message") or reason["type"] if reason else "no token was the last"
             raise BenchError(
-                f"a prompt of {len(ids)} tokens was not answered ({told}): use shorter --lengths or --turns, "
+                f"a prompt of {len(ids)} tokens was not answered ({ending}): use shorter --lengths or --turns, "
                 "or a device with more memory"
             )
 

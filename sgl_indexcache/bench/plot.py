@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sgl_indexcache.bench.systems import LABELS, NAMES
-from sgl_indexcache.search.plot import figure
+from sgl_indexcache.results import figure
 
 _COLOURS = {"standard": "#9db4c8", "reuse": "#5d7f9e", "indexcache": "#c0392b", "limit": "#dddddd"}
 _TITLES = {
@@ -29,8 +29,8 @@ def draw(folder: Path, report: dict[str, Any]) -> list[Path]:
 def _bars(path: Path, kind: str, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
     title, across, up, scale = _TITLES[kind]
     names = [name for name in NAMES if any(name in row["ms"] for row in rows)]
-    drawn = figure(2.0 + 1.3 * len(rows), 4.0)
-    axes: Any = drawn.subplots()
+    drawing = figure(2.0 + 1.3 * len(rows), 4.0)
+    axes: Any = drawing.subplots()
     width = 0.8 / len(names)
     for place, name in enumerate(names):
         at = [x + (place - (len(names) - 1) / 2) * width for x, row in enumerate(rows) if name in row["ms"]]
@@ -45,8 +45,8 @@ def _bars(path: Path, kind: str, rows: list[dict[str, Any]], report: dict[str, A
     axes.set_ylabel(up)
     axes.set_title(f"{title}\n{report['model']['name']}, {report['measured_on']['device']}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
-    drawn.savefig(path)
+    drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    drawing.savefig(path)
 
 
 def _tick(kind: str, row: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def profile(engine: Any, workload: Workload) -> dict[str, Any]:
     A list holds {kernel, us, calls}, the most expensive first; {kernel: "everything"} leads it. Prompts are those of
     the workload, so that their prefix is cached.
     """
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     length = workload.prefix
     prefix = workload.tokens(length, COLD, length, workload.colds - 1 if length in workload.lengths else 0)
     if workload.batches:
@@ -36,13 +36,13 @@ def profile(engine: Any, workload: Workload) -> dict[str, Any]:
         _generate(engine, prompts, 1)
         short = times_of(_traced(engine, lambda: _generate(engine, prompts, 4)))
         long = times_of(_traced(engine, lambda: _generate(engine, prompts, 4 + STEPS)))
-        found["decode"] = summary(long, short, STEPS)
+        figures["decode"] = summary(long, short, STEPS)
     if workload.turns:
         turn = prefix + workload.tokens(workload.turns[0], PROFILE)
         _generate(engine, [prefix + workload.tokens(1, PROFILE, 1)], 1)
         trace = _traced(engine, lambda: _generate(engine, [turn], 1))
-        found |= {"warm": summary(times_of(trace), {}, 1), "warm_device": occupied(trace)}
-    return found
+        figures |= {"warm": summary(times_of(trace), {}, 1), "warm_device": occupied(trace)}
+    return figures
 
 
 Times = Mapping[str, tuple[float, int]]

@@ -8,12 +8,12 @@ from typing import Any
 from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.serve import measured
 from sgl_indexcache.bench.systems import NAMES
-from sgl_indexcache.search.report import write_json
+from sgl_indexcache.results import write_json
 
 SCHEMA = "sgl_indexcache.bench.serve/1"
 # Systems at one pattern differ by the order of their sums alone: a log-probability of bf16 logits by about 0.02.
-MOST_DIFFERENCE = 0.15
-LEAST_COMMON = 10
+MAX_DIFFERENCE = 0.15
+MIN_COMMON = 10
 _SAME = ("model", "workload", "engine", "versions")
 
 
@@ -23,17 +23,17 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         BenchError: there are none, or they are not of one model, workload, machine and set of versions.
     """
-    found = {name: result for name in NAMES if (result := measured(folder, name)) is not None}
-    if not found:
+    results = {name: result for name in NAMES if (result := measured(folder, name)) is not None}
+    if not results:
         raise BenchError(f"{folder} holds no complete result: run sgl-indexcache bench serve --out {folder} first")
-    first_name, first = next(iter(found.items()))
-    for name, result in found.items():
+    first_name, first = next(iter(results.items()))
+    for name, result in results.items():
         for part in _SAME:
             if result[part] != first[part]:
                 raise BenchError(_differ(first_name, name, folder, part))
         if result["machine"]["device"] != first["machine"]["device"]:
             raise BenchError(_differ(first_name, name, folder, "device"))
-    return found
+    return results
 
 
 def _differ(one: str, other: str, folder: Path, part: str) -> str:
@@ -45,10 +45,10 @@ def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     left = dict(zip(one["tokens"], one["log_probs"], strict=True))
     right = dict(zip(other["tokens"], other["log_probs"], strict=True))
     common = left.keys() & right.keys()
-    if len(common) < min(LEAST_COMMON, len(left)):
+    if len(common) < min(MIN_COMMON, len(left)):
         return f"only {len(common)} of the {len(left)} most likely tokens are the same"
     worst = max(abs(left[token] - right[token]) for token in common)
-    if worst > MOST_DIFFERENCE:
+    if worst > MAX_DIFFERENCE:
         return f"log-probabilities differ by {worst:.3f}"
     return None
 

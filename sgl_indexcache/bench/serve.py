@@ -14,7 +14,7 @@ from typing import Any
 from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.systems import System
 from sgl_indexcache.bench.workload import Workload
-from sgl_indexcache.search.model import ModelFacts
+from sgl_indexcache.live.model import ModelFacts
 
 SCHEMA = "sgl_indexcache.bench.system/1"
 
@@ -33,14 +33,14 @@ def engine_arguments(
         "context_length": workload.context,
     }
     if device == "cpu":
-        most = max((*workload.batches, 1))
+        max_batch = max((*workload.batches, 1))
         common |= {
             "device": "cpu",
             "dtype": "float32",
             "page_size": 64,
             "mem_fraction_static": 0.3,
-            "max_total_tokens": workload.context * 2 + most * 128,
-            "max_running_requests": max(most, 4),
+            "max_total_tokens": workload.context * 2 + max_batch * 128,
+            "max_running_requests": max(max_batch, 4),
             "chunked_prefill_size": 2048,
         }
     else:
@@ -66,10 +66,10 @@ def measured(folder: Path, system: str) -> dict[str, Any] | None:
     path = file_of(folder, system)
     if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    if found.get("schema") != SCHEMA:
+    result: dict[str, Any] = json.loads(path.read_text())
+    if result.get("schema") != SCHEMA:
         raise BenchError(f"{path} is not of schema {SCHEMA}: give another folder with --out")
-    return found if found["complete"] else None
+    return result if result["complete"] else None
 
 
 def run_system(
@@ -97,13 +97,13 @@ def run_system(
         "engine": {name: value for name, value in engine.items() if name != "model_path"},
         "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("SGL_INDEXCACHE_")},
     }
-    if (found := measured(folder, system.name)) is not None:
-        if any(found[name] != header[name] for name in ("model", "workload", "engine", "pattern")):
+    if (known := measured(folder, system.name)) is not None:
+        if any(known[name] != header[name] for name in ("model", "workload", "engine", "pattern")):
             raise BenchError(
                 f"{file_of(folder, system.name)} holds another model, workload or engine: "
                 "give another folder with --out, or delete it"
             )
-        return found
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "header": header,
@@ -120,10 +120,10 @@ def run_system(
             system.environment(os.environ, device),
             timeout,
         )
-    found = measured(folder, system.name)
-    if code != 0 or found is None:
+    result = measured(folder, system.name)
+    if code != 0 or result is None:
         raise BenchError(f"the process of system {system.name} ended with code {code}; its output stands above")
-    return found
+    return result
 
 
 def _child(command: list[str], environment: dict[str, str], timeout: float) -> int:

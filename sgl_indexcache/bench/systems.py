@@ -40,7 +40,7 @@ class System:
         return LABELS[self.name]
 
     def environment(self, inherited: Mapping[str, str], device: str) -> dict[str, str]:
-        """The environment of the system's process: kernels asked for by the caller's settings apply to ours only."""
+        """The environment of the system's process: kernels in the caller's settings apply to ours only."""
         own = {name: value for name, value in inherited.items() if not name.startswith("SGL_INDEXCACHE_")}
         own["SGLANG_USE_CPU_ENGINE"] = "1" if device == "cpu" else "0"
         if self.plain:

@@ -18,9 +18,7 @@ def register(app: typer.Typer) -> None:
 @_commands.command()
 def kernels(
     folder: Annotated[Path, typer.Option("--out", help="Folder for kernels.json.")] = Path("bench-results"),
-    only: Annotated[
-        str | None, typer.Option("--only", help="consumers, indexers, or both; by default what there is.")
-    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="consumers, indexers, or both (the default).")] = None,
     fill: Annotated[
         Path | None,
         typer.Option("--fill", help="Also write the table of choices to this file (attention/choices.json)."),
@@ -34,7 +32,7 @@ def kernels(
     from rich.table import Table
 
     from sgl_indexcache.bench import kernels as bench
-    from sgl_indexcache.bench.child import device, gpu_versions
+    from sgl_indexcache.results import device, kernel_versions
 
     kinds = bench.kinds(only)
     table = Table("what", "phase", "heads", "rows", "keys", "kernel", "µs", "ratio", title="kernels")
@@ -57,7 +55,7 @@ def kernels(
             )
 
     entries = [entry for kind in kinds for entry in bench.measure(kind, show)]
-    report = bench.write(folder / "kernels.json", entries, {**device(), **gpu_versions()})
+    report = bench.write(folder / "kernels.json", entries, {**device(), **kernel_versions()})
     out.print(table)
     if fill is not None:
         bench.fill(fill, report)
@@ -116,9 +114,9 @@ def serve(
     from sgl_indexcache.bench.systems import NAMES
     from sgl_indexcache.bench.systems import systems as choose
     from sgl_indexcache.bench.workload import Workload
+    from sgl_indexcache.live.model import read_model
     from sgl_indexcache.pattern import read_config, resolve
-    from sgl_indexcache.search.model import read_model
-    from sgl_indexcache.search.plot import require_matplotlib
+    from sgl_indexcache.results import require_matplotlib
 
     if plot:
         require_matplotlib()
@@ -126,8 +124,8 @@ def serve(
     if profile and device == "cpu":
         raise BenchError("--profile needs CUDA: leave it out")
     facts = read_model(model)
-    wanted = systems.split(",") if systems else [name for name in NAMES if device == "cuda" or name != "reuse"]
-    chosen = choose(wanted, resolve(pattern, read_config(model)), device)
+    names = systems.split(",") if systems else [name for name in NAMES if device == "cuda" or name != "reuse"]
+    chosen = choose(names, resolve(pattern, read_config(model)), device)
     sizes = {"lengths": "10240,61440,122880,200000", "turns": "1024,4096", "batches": "1,8,32", "prefix": 122880}
     if device == "cpu":
         sizes = {"lengths": "512,1024", "turns": "64", "batches": "1,4", "prefix": 1024}
@@ -173,12 +171,12 @@ def _object(flag: str, text: str) -> dict[str, Any]:
     from sgl_indexcache.bench.errors import BenchError
 
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise BenchError(f"{flag} is not JSON ({error.msg}): write an object, such as {{}}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BenchError(f"{flag} is no JSON object: write one, such as {{}}")
-    return found
+    return value
 
 
 def _report(folder: Path, plot: bool) -> None:
@@ -187,10 +185,10 @@ def _report(folder: Path, plot: bool) -> None:
     from sgl_indexcache.bench import plot as plots
     from sgl_indexcache.bench import report
 
-    found = report.write(folder)
-    names = list(found["systems"])
+    merged = report.write(folder)
+    names = list(merged["systems"])
     table = Table("figure", *(f"{name}, ms" for name in names), *(f"{name} ratio" for name in names[1:]))
-    for row in found["figures"]:
+    for row in merged["figures"]:
         size = f"{row['length']:,}" + (f" + {row['new']:,}" if row["kind"] == "warm" else "")
         shown = [f"{row['kind']} {size}" + (f" x {row['batch']}" if row["kind"] == "decode" else "")]
         shown += [f"{row['ms'][name]:.2f}" if name in row["ms"] else "–" for name in names]
@@ -199,10 +197,10 @@ def _report(folder: Path, plot: bool) -> None:
             shown.append(f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "–")
         table.add_row(*shown)
     out.print(table)
-    if found["refused"]:
+    if merged["refused"]:
         messages.print(
-            f"[red]no ratio for indexcache:[/red] it and reuse do not agree on the probe: {found['refused']}"
+            f"[red]no ratio for indexcache:[/red] it and reuse do not agree on the probe: {merged['refused']}"
         )
     if plot:
-        for path in plots.draw(folder, found):
+        for path in plots.draw(folder, merged):
             messages.print(f"drawn: {path}")

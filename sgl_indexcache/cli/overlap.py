@@ -6,16 +6,17 @@ from typing import Annotated
 import typer
 
 from sgl_indexcache.cli.console import messages, out
+from sgl_indexcache.cli.shared import SERVER_FLAGS, Draw, ModelFolder
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("overlap", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(overlap)
+    app.command("overlap", context_settings=SERVER_FLAGS)(overlap)
 
 
 def overlap(
     context: typer.Context,
-    model: Annotated[Path, typer.Option("--model", help="Model folder.")],
+    model: ModelFolder,
     text: Annotated[Path, typer.Option("--text", help="A text file, or JSON lines as for search.")],
     lengths: Annotated[str, typer.Option("--lengths", help="Context lengths in tokens, such as 1024,4096.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
@@ -28,7 +29,7 @@ def overlap(
         str | None,
         typer.Option("--url", help="A running server with --enable-return-indexer-topk."),
     ] = None,
-    draw: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")] = True,
+    draw: Draw = True,
 ) -> None:
     """Measure |A ∩ B| / k between layers, neighbouring queries and decode steps, on a live engine.
 
@@ -37,36 +38,27 @@ def overlap(
     """
     from rich.table import Table
 
+    from sgl_indexcache.live.fleet import measured_engines
+    from sgl_indexcache.live.model import read_model
     from sgl_indexcache.overlap import run
+    from sgl_indexcache.overlap.errors import OverlapError
     from sgl_indexcache.overlap.text import windows
-    from sgl_indexcache.search.errors import SearchError
-    from sgl_indexcache.search.fleet import fleet
-    from sgl_indexcache.search.model import read_model
-    from sgl_indexcache.search.plot import require_matplotlib
+    from sgl_indexcache.results import require_matplotlib
 
     if draw:
         require_matplotlib()
     facts = read_model(model)
     try:
-        wanted = [int(length) for length in lengths.split(",")]
+        sizes = [int(length) for length in lengths.split(",")]
     except ValueError:
-        raise SearchError(f"lengths {lengths!r} are not understood: write numbers, such as 1024,4096") from None
-    cut = windows(text, facts, wanted, samples)
+        raise OverlapError(f"lengths {lengths!r} are not understood: write numbers, such as 1024,4096") from None
+    cut = windows(text, facts, sizes, samples)
     longest = max(cut) + decode_steps + 1
     run.check_size(facts, longest)
-    with (
-        messages.status("starting the engine") as status,
-        fleet(
-            facts,
-            urls=[url] if url else [],
-            arguments=context.args,
-            out=folder,
-            longest=longest,
-            capture=True,
-            waiting=lambda seconds: status.update(f"starting the engine, {seconds:.0f} s"),
-        ) as engines,
-    ):
-        status.stop()
+    urls = [url] if url else []
+    with measured_engines(
+        facts, messages, urls=urls, arguments=context.args, out=folder, longest=longest, capture=True
+    ) as engines:
         results = run.overlap(
             facts,
             cut,

@@ -21,26 +21,26 @@ def plot(
 
     For machines that have no matplotlib: run there with --no-plot, and this wherever it is.
     """
-    from sgl_indexcache.overlap import plot as overlap
-    from sgl_indexcache.overlap import run
-    from sgl_indexcache.search import plot as search
-    from sgl_indexcache.search import run as search_run
-    from sgl_indexcache.search import table
-    from sgl_indexcache.search.errors import SearchError
+    from sgl_indexcache.overlap import plot as overlap_plot
+    from sgl_indexcache.overlap import run as overlap
+    from sgl_indexcache.quality import table as quality
+    from sgl_indexcache.results import ResultError, require_matplotlib
+    from sgl_indexcache.search import plot as search_plot
+    from sgl_indexcache.search import report as search
 
     try:
         report: dict[str, Any] = json.loads(result.read_text())
         schema = report["schema"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise SearchError(f"{result} is no result: give a search.json, quality.json or overlap.json") from None
-    search.require_matplotlib()
+        raise ResultError(f"{result} is no result: give a search.json, quality.json or overlap.json") from None
+    require_matplotlib()
     folder = result.parent
-    if schema == search_run.SCHEMA:
-        search.loss_against_budget(folder / "loss.png", report)
-    elif schema == table.SCHEMA:
-        table.plot(folder / "quality.png", report)
-    elif schema == run.SCHEMA:
-        overlap.draw(folder, report)
+    if schema == search.SCHEMA:
+        search_plot.loss_against_budget(folder / "loss.png", report)
+    elif schema == quality.SCHEMA:
+        quality.plot(folder / "quality.png", report)
+    elif schema == overlap.SCHEMA:
+        overlap_plot.draw(folder, report)
     else:
-        raise SearchError(f"{result} has the schema {schema}, which has no plot: give a search, quality or overlap")
+        raise ResultError(f"{result} has the schema {schema}, which has no plot: give a search, quality or overlap")
     out.print(f"drawn beside {result}", soft_wrap=True)

@@ -6,18 +6,17 @@ from typing import Annotated
 import typer
 
 from sgl_indexcache.cli.console import messages, out
-
-_SERVER_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+from sgl_indexcache.cli.shared import SERVER_FLAGS, Draw, ModelFolder, SequenceLength
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("search", context_settings=_SERVER_FLAGS)(search)
+    app.command("search", context_settings=SERVER_FLAGS)(search)
 
 
 def search(
     context: typer.Context,
-    model: Annotated[Path, typer.Option("--model", help="Model folder.")],
+    model: ModelFolder,
     calibration: Annotated[
         Path, typer.Option("--calibration", help='JSON lines, each {"text": ...} or {"ids": [...]}.')
     ],
@@ -31,14 +30,12 @@ def search(
         int | None,
         typer.Option("--blocks", help="Search so many consecutive blocks one by one: fewer forwards."),
     ] = None,
-    length: Annotated[
-        int | None, typer.Option("--length", help="Use the first LENGTH tokens of every sequence.")
-    ] = None,
+    length: SequenceLength = None,
     url: Annotated[
         list[str] | None,
         typer.Option("--url", help="A running server; several measure candidates side by side."),
     ] = None,
-    draw: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")] = True,
+    draw: Draw = True,
 ) -> None:
     """Find the layers that can share a selection at the least loss (no training, no reload).
 
@@ -50,19 +47,15 @@ def search(
     sgl-indexcache search --model MODEL --calibration texts.jsonl --keep 1/4 --out search
     sgl-indexcache serve --model-path MODEL --config search/indexcache.yaml
     """
-    import numpy as np
-
-    from sgl_indexcache.overlap.measure import between_layers, telling_rows
-    from sgl_indexcache.pattern import Pattern
+    from sgl_indexcache.live.fleet import measured_engines
+    from sgl_indexcache.live.model import read_model
+    from sgl_indexcache.live.sequences import read_sequences
     from sgl_indexcache.pattern.draw import strip
+    from sgl_indexcache.results import require_matplotlib
     from sgl_indexcache.search import run
     from sgl_indexcache.search.budget import full_layers
-    from sgl_indexcache.search.engine import Engine
     from sgl_indexcache.search.evaluate import EngineWorker
-    from sgl_indexcache.search.fleet import fleet
-    from sgl_indexcache.search.model import read_model
-    from sgl_indexcache.search.plot import require_matplotlib
-    from sgl_indexcache.search.sequences import read_sequences
+    from sgl_indexcache.search.similarity import similarity_of
 
     if draw:
         require_matplotlib()
@@ -75,27 +68,10 @@ def search(
         f"{total} patterns to measure"
     )
 
-    def alike(engine: Engine) -> np.ndarray:
-        engine.switch(Pattern("F" * facts.layers))
-        found = []
-        for ids in sequences.ids:
-            selections = engine.selections(ids, facts.layers, facts.top_k)
-            found.append(between_layers(selections, telling_rows(len(ids), facts.top_k, 256)))
-        return np.array(np.mean(found, axis=0))
-
-    with (
-        messages.status("starting the engine") as status,
-        fleet(
-            facts,
-            urls=url or [],
-            arguments=context.args,
-            out=folder,
-            longest=max(map(len, sequences.ids)) + 1,
-            capture=plan.scorer == "similarity",
-            waiting=lambda seconds: status.update(f"starting the engine, {seconds:.0f} s"),
-        ) as engines,
-    ):
-        status.stop()
+    longest, capture = max(map(len, sequences.ids)) + 1, plan.scorer == "similarity"
+    with measured_engines(
+        facts, messages, urls=url or [], arguments=context.args, out=folder, longest=longest, capture=capture
+    ) as engines:
         outcome = run.search(
             facts,
             sequences,
@@ -104,7 +80,7 @@ def search(
             folder,
             settings=engines[0].facts(),
             console=messages,
-            similarity=lambda: alike(engines[0]),
+            similarity=lambda: similarity_of(facts, sequences, engines[0]),
             draw=draw,
         )
     out.print(strip(outcome.pattern))

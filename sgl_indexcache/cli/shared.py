@@ -2,7 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder.")]
+SequenceLength = Annotated[int | None, typer.Option("--length", help="Use the first LENGTH tokens of every sequence.")]
+Draw = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw PNGs beside the JSON.")]
+SERVER_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of a command that starts a server: options that it does not know go there."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

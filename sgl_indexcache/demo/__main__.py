@@ -19,7 +19,7 @@ from rich.text import Text
 from sgl_indexcache import nano
 from sgl_indexcache.demo.conversation import Conversation, Turn
 from sgl_indexcache.errors import UserError
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.loadtest.ab import Side, conclude, exit_code, measure
 from sgl_indexcache.loadtest.drive.shape import Level
 from sgl_indexcache.loadtest.options import RunOptions

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from sgl_indexcache.distill.errors import DistillError
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.sequences import Tokeniser, prompt_of
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Tokeniser, prompt_of
 
 FORMAT = 1
 CHUNK = 1 << 20
@@ -74,7 +74,7 @@ def lines_of(path: Path) -> Iterator[tuple[Path, int, bytes]]:
 
 
 def documents(path: Path, model: ModelFacts) -> Iterator[list[int]]:
-    """Token ids of every line; raises DistillError or SearchError, naming the line."""
+    """Token ids of every line; raises DistillError or LiveError, naming the line."""
     tokenise = Tokeniser(model)
     for name, number, line in lines_of(path):
         place = f"{name.name} line {number}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache.search.plot import figure
+from sgl_indexcache.results import figure
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from sgl_indexcache.distill.plan import STAGES, Plan, Stage
 from sgl_indexcache.distill.progress import Progress
 from sgl_indexcache.distill.train import Trainer, build, dtype_of, outline, train
 from sgl_indexcache.errors import UserError
+from sgl_indexcache.live.model import ModelFacts, read_model
 from sgl_indexcache.pattern import Pattern, read_config, resolve
-from sgl_indexcache.search.model import ModelFacts, read_model
 
 
 @dataclass(frozen=True, slots=True)

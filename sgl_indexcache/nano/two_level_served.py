@@ -25,15 +25,14 @@ from typing import Any
 import torch
 import yaml
 
-from sgl_indexcache.bench.child import device
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.needles import Needle
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.phrases import FAMILIES, phrases
 from sgl_indexcache.nano.tasks import needle_batch, windows
 from sgl_indexcache.nano.train import read_shard
 from sgl_indexcache.nano.two_level import CHECKPOINT, SEED
-from sgl_indexcache.search.engine import Engine
-from sgl_indexcache.search.needles import Needle
-from sgl_indexcache.search.report import machine, versions
+from sgl_indexcache.results import device, machine, versions
 
 FLAGS = (
     *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "20000", "--random-seed", "0"),

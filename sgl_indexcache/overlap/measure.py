@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def telling_rows(length: int, top_k: int, most: int) -> np.ndarray:
-    """Up to `most` rows of a sequence of `length` tokens, evenly spread over those with more keys than k."""
+def sparse_rows(length: int, top_k: int, count: int) -> np.ndarray:
+    """Up to `count` rows of a sequence of `length` tokens, evenly spread over those with more keys than k."""
     first = min(top_k, length - 1)
-    return np.unique(np.linspace(first, length - 1, min(most, length - first)).round().astype(np.int64))
+    return np.unique(np.linspace(first, length - 1, min(count, length - first)).round().astype(np.int64))
 
 
 def between_layers(selections: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sgl_indexcache.search.plot import figure
+from sgl_indexcache.results import figure
 
 
 def draw(folder: Path, report: dict[str, Any]) -> None:
@@ -16,10 +16,10 @@ def draw(folder: Path, report: dict[str, Any]) -> None:
 
 def heatmaps(path: Path, lengths: list[dict[str, Any]]) -> None:
     """One square of layer by layer for every context length, on one scale; PNG."""
-    drawn = figure(1.2 + 3.6 * len(lengths), 4.0)
+    drawing = figure(1.2 + 3.6 * len(lengths), 4.0)
     from matplotlib.ticker import MaxNLocator
 
-    cells: Any = drawn.subplots(1, len(lengths), squeeze=False)
+    cells: Any = drawing.subplots(1, len(lengths), squeeze=False)
     image = None
     for axes, entry in zip(cells[0], lengths, strict=True):
         length, matrix = entry["length"], np.array(entry["between_layers"], dtype=float)
@@ -30,16 +30,16 @@ def heatmaps(path: Path, lengths: list[dict[str, Any]]) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
     if image is not None:
-        drawn.colorbar(image, ax=list(cells[0]), label="share of a selection in common", shrink=0.85)
-    drawn.savefig(path)
+        drawing.colorbar(image, ax=list(cells[0]), label="share of a selection in common", shrink=0.85)
+    drawing.savefig(path)
 
 
 def curves(path: Path, lengths: list[dict[str, Any]]) -> None:
     """Overlap with the query d before, and of decode steps by layer; a line for every context length; PNG."""
     from matplotlib import colormaps
 
-    drawn = figure(10.0, 4.0)
-    left, right = drawn.subplots(1, 2)
+    drawing = figure(10.0, 4.0)
+    left, right = drawing.subplots(1, 2)
     colours = colormaps["viridis"](np.linspace(0.1, 0.8, len(lengths)))
     for entry, colour in zip(lengths, colours, strict=True):
         name = f"{entry['length']:,} tokens"
@@ -60,4 +60,4 @@ def curves(path: Path, lengths: list[dict[str, Any]]) -> None:
         axes.set_ylabel("share of a selection in common")
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    drawn.savefig(path)
+    drawing.savefig(path)

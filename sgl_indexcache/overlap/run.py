@@ -9,27 +9,29 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.progress import Bar
 from sgl_indexcache.overlap import measure, plot
+from sgl_indexcache.overlap.errors import OverlapError
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search.engine import Engine
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.progress import Bar
-from sgl_indexcache.search.report import write_json
+from sgl_indexcache.results import write_json
 
 SCHEMA = "sgl_indexcache.overlap/1"
 DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_MOST_BYTES = 4 << 30
+_MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Overlap:
     """The overlap at one context length.
 
-    Attributes:
-        length: prompt tokens. samples: sequences. chance: what random selections would give.
-        layers: `[L, L]` between layers. queries: `[D, L]` with the query d before, NaN where none is.
-        steps: `[S, L]` of every decode step with the one before.
+    length   prompt tokens
+    samples  sequences
+    chance   what random selections would give
+    layers   `[L, L]` between layers
+    queries  `[D, L]` with the query d before, NaN where none is
+    steps    `[S, L]` of every decode step with the one before
     """
 
     length: int
@@ -64,8 +66,8 @@ class Measured:
 def check_size(model: ModelFacts, longest: int) -> None:
     """Refuse lengths whose selections, which come back whole, would not fit in memory."""
     size = longest * model.layers * model.top_k * 4
-    if size > _MOST_BYTES:
-        raise SearchError(
+    if size > _MAX_BYTES:
+        raise OverlapError(
             f"the selections of {longest} tokens take {size / 2**30:.0f} GiB for this model: choose shorter lengths"
         )
 
@@ -81,7 +83,7 @@ def overlap(
     source: str,
     console: Console,
     draw: bool = True,
-) -> list[Measured]:
+) -> list[Overlap]:
     """Ask the engine for the selections of every window, all layers Full, and write the report into `out`.
 
     With `draw`, the plots layers.png and curves.png too.
@@ -115,21 +117,21 @@ def overlap(
     return results
 
 
-def _measure(model: ModelFacts, engine: Engine, ids: Sequence[int], decode_steps: int, rows: int) -> Measured:
+def _measure(model: ModelFacts, engine: Engine, ids: Sequence[int], decode_steps: int, rows: int) -> Overlap:
     selections = engine.selections(ids, model.layers, model.top_k, decode_steps + 1)
-    telling = measure.telling_rows(len(ids), model.top_k, rows)
-    return Measured(
+    compared = measure.sparse_rows(len(ids), model.top_k, rows)
+    return Overlap(
         length=len(ids),
         samples=1,
-        chance=measure.chance(telling, model.top_k),
-        layers=measure.between_layers(selections, telling),
-        queries=measure.between_queries(selections, telling, DISTANCES),
+        chance=measure.chance(compared, model.top_k),
+        layers=measure.between_layers(selections, compared),
+        queries=measure.between_queries(selections, compared, DISTANCES),
         steps=measure.between_steps(selections, len(ids)),
     )
 
 
-def _mean(parts: list[Measured]) -> Measured:
-    return Measured(
+def _mean(parts: list[Overlap]) -> Overlap:
+    return Overlap(
         length=parts[0].length,
         samples=len(parts),
         chance=parts[0].chance,
@@ -140,7 +142,7 @@ def _mean(parts: list[Measured]) -> Measured:
 
 
 def _lists(values: np.ndarray) -> Any:
-    """Nested lists with four decimals; NaN, which JSON has not, becomes null."""
+    """Nested lists with four decimals; NaN, which JSON does not have, becomes null."""
     return [
         _lists(value) if isinstance(value, np.ndarray) else None if np.isnan(value) else round(float(value), 4)
         for value in values

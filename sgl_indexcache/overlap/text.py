@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.sequences import Tokeniser, check_ids, objects, prompt_of, read_bytes
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Tokeniser, check_ids, objects, prompt_of, read_bytes
+from sgl_indexcache.overlap.errors import OverlapError
 
 
 def windows(path: Path, model: ModelFacts, lengths: Sequence[int], samples: int) -> dict[int, list[list[int]]]:
@@ -15,13 +15,14 @@ def windows(path: Path, model: ModelFacts, lengths: Sequence[int], samples: int)
     any other file is one text, cut into windows that follow one another.
 
     Raises:
-        SearchError: the file cannot be used, or is too short for a length.
+        LiveError: the file cannot be used.
+        OverlapError: it is too short for a length, or a length for the model.
     """
     documents = _documents(path, model)
-    found: dict[int, list[list[int]]] = {}
+    result: dict[int, list[list[int]]] = {}
     for length in sorted(set(lengths)):
         if length <= model.top_k:
-            raise SearchError(f"length {length} is not longer than a selection of {model.top_k} tokens: choose more")
+            raise OverlapError(f"length {length} is not longer than a selection of {model.top_k} tokens: choose more")
         if path.suffix == ".jsonl":
             cut = [ids[:length] for ids in documents if len(ids) >= length]
         else:
@@ -29,11 +30,11 @@ def windows(path: Path, model: ModelFacts, lengths: Sequence[int], samples: int)
             cut = [documents[0][start : start + length] for start in starts]
         if not cut:
             longest = max(map(len, documents), default=0)
-            raise SearchError(f"{path.name} holds no sequence of {length} tokens (the longest has {longest})")
+            raise OverlapError(f"{path.name} holds no sequence of {length} tokens (the longest has {longest})")
         for ids in cut[:samples]:
             check_ids(ids, path.name, model)
-        found[length] = cut[:samples]
-    return found
+        result[length] = cut[:samples]
+    return result
 
 
 def _documents(path: Path, model: ModelFacts) -> list[list[int]]:

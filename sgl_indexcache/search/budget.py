@@ -17,7 +17,7 @@ def full_layers(keep: str, layers: int) -> int:
         return -(-layers // int(match[1]))
     if not re.fullmatch(r"[0-9]{1,4}", keep.strip()):
         raise SearchError(f"keep {keep!r} is not understood: write 1/4, or a number of Full layers")
-    wanted = int(keep)
-    if not 1 <= wanted <= layers:
-        raise SearchError(f"keep {wanted} is outside 1..{layers}, the model's number of layers")
-    return wanted
+    full = int(keep)
+    if not 1 <= full <= layers:
+        raise SearchError(f"keep {full} is outside 1..{layers}, the model's number of layers")
+    return full

@@ -1,29 +1,27 @@
 """From patterns to losses: what the journal knows is taken from it, the rest is measured side by side."""
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.sequences import Sequences
+from sgl_indexcache.live.side_by_side import side_by_side
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search.engine import Engine
 from sgl_indexcache.search.errors import SearchError
 from sgl_indexcache.search.journal import Journal
-from sgl_indexcache.search.sequences import Sequences
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """A measured pattern.
 
-    Attributes:
-        loss: mean next-token negative log-likelihood over all tokens, in nats.
-        sequences: the same mean for each sequence.
-        seconds: how long it took, the switch included.
+    loss       mean next-token negative log-likelihood over all tokens, in nats
+    sequences  the same mean for each sequence
+    seconds    how long it took, the switch included
     """
 
     loss: float
@@ -59,21 +57,18 @@ class EngineWorker:
 class Evaluator:
     """`greedy.Evaluate` over several workers and a journal.
 
-    told  called after every loss with its evaluation, and whether it stood in the journal
+    report  called after every loss with its evaluation, and whether it stood in the journal
     """
 
     def __init__(
         self,
         workers: Sequence[Worker],
         journal: Journal,
-        told: Callable[[Evaluation, bool], None] = lambda *_: None,
+        report: Callable[[Evaluation, bool], None] = lambda *_: None,
     ) -> None:
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in workers:
-            self._idle.put(worker)
-        self._count = len(workers)
+        self._workers = workers
         self._journal = journal
-        self._told = told
+        self._report = report
         self._lock = threading.Lock()
         self.measured = 0
         self.seconds = 0.0
@@ -83,34 +78,21 @@ class Evaluator:
         missing = [pattern for pattern in dict.fromkeys(patterns) if self._journal.get(str(pattern)) is None]
         for pattern in patterns:
             if pattern not in missing:
-                self._told(self._known(pattern), True)
-        if self._count == 1 or len(missing) < 2:
-            for pattern in missing:
-                self._measure(pattern)
-        else:
-            with ThreadPoolExecutor(self._count) as pool:
-                jobs = [pool.submit(self._measure, pattern) for pattern in missing]
-                try:
-                    for job in jobs:
-                        job.result()
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
+                self._report(self._known(pattern), True)
+        side_by_side(missing, self._workers, self._measure)
         return [self._known(pattern).loss for pattern in patterns]
 
-    def _measure(self, pattern: Pattern) -> None:
-        worker = self._idle.get()
-        try:
-            found = worker.evaluate(pattern)
-        finally:
-            self._idle.put(worker)
-        if not math.isfinite(found.loss):
-            raise SearchError(f"the loss of {pattern} is {found.loss}: the model or the calibration data is broken")
-        self._journal.put(str(pattern), asdict(found))
+    def _measure(self, pattern: Pattern, worker: Worker) -> None:
+        evaluation = worker.evaluate(pattern)
+        if not math.isfinite(evaluation.loss):
+            raise SearchError(
+                f"the loss of {pattern} is {evaluation.loss}: the model or the calibration data is broken"
+            )
+        self._journal.put(str(pattern), asdict(evaluation))
         with self._lock:
             self.measured += 1
-            self.seconds += found.seconds
-        self._told(found, False)
+            self.seconds += evaluation.seconds
+        self._report(evaluation, False)
 
     def _known(self, pattern: Pattern) -> Evaluation:
         record = self._journal.get(str(pattern))

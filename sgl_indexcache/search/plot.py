@@ -1,43 +1,17 @@
 """The plot of a search, drawn from its report: loss against the number of Full layers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sgl_indexcache.search.errors import SearchError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-INK, ACCENT, FAINT = "#333333", "#c0392b", "#9db4c8"
-
-
-def figure(width: float, height: float) -> "Figure":
-    """An empty figure in inches, drawn without a display."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    found = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    FigureCanvasAgg(found)
-    return found
-
-
-def require_matplotlib() -> None:
-    """Raise SearchError when plots cannot be drawn; called before hours of measuring."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise SearchError(
-            "plots need matplotlib: pip install matplotlib, or use --no-plot now and sgl-indexcache plot elsewhere"
-        ) from None
+from sgl_indexcache.results.plot import ACCENT, FAINT, INK, figure
 
 
 def loss_against_budget(path: Path, report: dict[str, Any]) -> None:
     """Draw a search.json's loss of every budget, the flips that were not taken, and the all-Full loss; PNG."""
-    drawn = figure(7.5, 4.5)
+    drawing = figure(7.5, 4.5)
     from matplotlib.ticker import MaxNLocator
 
-    axes: Any = drawn.subplots()
+    axes: Any = drawing.subplots()
     steps = report["steps"]
     for step in steps:
         others = [loss for layer, loss in step.get("candidates", {}).items() if layer != str(step["flipped"])]
@@ -58,4 +32,4 @@ def loss_against_budget(path: Path, report: dict[str, Any]) -> None:
     # Flips of important layers can cost so much that the curve itself would be flat.
     span = max(max(losses) - min(losses), 1e-6)
     axes.set_ylim(min(losses) - 0.1 * span, max(losses) + 0.6 * span)
-    drawn.savefig(path)
+    drawing.savefig(path)

@@ -1,63 +1,80 @@
-"""What every offline result carries: schema, machine, versions. And the settings file for `serve`."""
+"""What a search leaves behind: search.json, the settings file for `serve`, and the plot."""
 
-import json
-import os
-import platform
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache import __version__
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Sequences
 from sgl_indexcache.pattern import Pattern
+from sgl_indexcache.results import write_json, write_text
+from sgl_indexcache.search.greedy import Step
+from sgl_indexcache.search.plot import loss_against_budget
 from sgl_indexcache.settings import Settings, dump_yaml
 
-
-def machine() -> dict[str, Any]:
-    """The client's machine: processor, cores, memory in GiB. No host name, no paths."""
-    return {
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-    }
+SCHEMA = "sgl_indexcache.search/1"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Every step of a search, from all Full to the pattern that it ends with."""
+
+    steps: list[Step]
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the last step."""
+        return self.steps[-1].pattern
+
+    @property
+    def loss(self) -> float:
+        """Loss of `pattern`, nats."""
+        return self.steps[-1].loss
+
+    @property
+    def full_loss(self) -> float:
+        """Loss with all layers Full, nats."""
+        return self.steps[0].loss
+
+    @property
+    def increase(self) -> float:
+        """Relative increase of the loss over all Full."""
+        return self.loss / self.full_loss - 1
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of what a figure may depend on."""
-    found: dict[str, str | None] = {"sgl-indexcache": __version__, "python": platform.python_version()}
-    for package in ("sglang", "torch", "transformers"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def write_json(path: Path, schema: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a result atomically, and return it whole, as a reader of the file would see it."""
-    whole = {"schema": schema, "machine": machine(), "versions": versions(), **content}
-    text = json.dumps(whole, indent=1, allow_nan=False)
-    write_text(path, text + "\n")
-    return dict(json.loads(text))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text)
-    fresh.replace(path)
-
-
-def write_settings(path: Path, pattern: Pattern, about: str) -> None:
-    """A settings file for `sgl-indexcache serve --config`."""
-    write_text(path, f"# {about}\n" + dump_yaml(Settings(pattern=str(pattern))))
+def write(
+    out: Path,
+    model: ModelFacts,
+    calibration: Sequences,
+    outcome: Outcome,
+    *,
+    settings: dict[str, Any],
+    extra: dict[str, Any],
+    evaluations: dict[str, Any],
+    draw: bool,
+) -> None:
+    """Write search.json, indexcache.yaml and, with `draw`, loss.png into `out`; `extra`: further figures."""
+    report = write_json(
+        out / "search.json",
+        SCHEMA,
+        {
+            "settings": settings,
+            "model": model.described(),
+            "calibration": calibration.described(),
+            "pattern": str(outcome.pattern),
+            "loss": outcome.loss,
+            "full_loss": outcome.full_loss,
+            "increase": outcome.increase,
+            "budgets": {str(step.full): {"pattern": str(step.pattern), "loss": step.loss} for step in outcome.steps},
+            "steps": [step.described() for step in outcome.steps],
+            **extra,
+            "evaluations": evaluations,
+        },
+    )
+    if draw:
+        loss_against_budget(out / "loss.png", report)
+    about = (
+        f"{len(outcome.pattern.full_layers)} of {model.layers} layers Full, scorer {settings['scorer']}; "
+        f"loss {outcome.increase:+.3%} on {calibration.name}"
+    )
+    write_text(out / "indexcache.yaml", f"# {about}\n" + dump_yaml(Settings(pattern=str(outcome.pattern))))

@@ -8,20 +8,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from rich.console import Console
 
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.progress import Bar
+from sgl_indexcache.live.sequences import Sequences
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import greedy
+from sgl_indexcache.search import greedy, report
 from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.evaluate import Evaluator, Worker
+from sgl_indexcache.search.evaluate import Evaluation, Evaluator, Worker
 from sgl_indexcache.search.journal import Journal
-from sgl_indexcache.search.model import ModelFacts
-from sgl_indexcache.search.plot import loss_against_budget
-from sgl_indexcache.search.progress import Bar
-from sgl_indexcache.search.report import write_json, write_settings
-from sgl_indexcache.search.sequences import Sequences
 from sgl_indexcache.search.similarity import most_similar
 from sgl_indexcache.search.uniform import uniform
 
-SCHEMA = "sgl_indexcache.search/1"
 Scorer = Literal["loss", "similarity", "uniform"]
 
 
@@ -29,9 +26,9 @@ Scorer = Literal["loss", "similarity", "uniform"]
 class Plan:
     """What to search for.
 
-    Attributes:
-        keep: Full layers to keep. scorer: what chooses the Shared ones.
-        blocks: search so many consecutive blocks one by one; None sweeps all layers in every step.
+    keep    Full layers to keep
+    scorer  what chooses the Shared ones
+    blocks  search so many consecutive blocks one by one; None sweeps all layers in every step
     """
 
     keep: int
@@ -51,21 +48,6 @@ class Plan:
         return 2 if self.scorer == "uniform" else 1 + layers - self.keep
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The pattern that was found, its loss and that of all Full, and every step."""
-
-    pattern: Pattern
-    loss: float
-    full_loss: float
-    steps: list[greedy.Step]
-
-    @property
-    def increase(self) -> float:
-        """Relative increase of the loss over all Full."""
-        return self.loss / self.full_loss - 1
-
-
 def search(
     model: ModelFacts,
     calibration: Sequences,
@@ -77,15 +59,14 @@ def search(
     console: Console,
     similarity: Callable[[], np.ndarray] | None = None,
     draw: bool = True,
-) -> Outcome:
+) -> report.Outcome:
     """Find a pattern and write search.json, indexcache.yaml and, with `draw`, loss.png into `out`.
 
     Resumes from out/journal.jsonl, which several plans may share: an evaluation belongs to model, calibration
-    and engine settings, not to the plan that asked for it.
+    and engine settings, not to the plan that needs it.
 
-    Args:
-        settings: the engines' settings, see Engine.facts.
-        similarity: float `[L, L]` from captured selections; needed by the scorer of that name.
+    settings    the engines' settings, see Engine.facts
+    similarity  float `[L, L]` from captured selections; needed by the scorer of that name
     """
     header = {"model": model.fingerprint, "calibration": calibration.fingerprint, "settings": settings}
     total = plan.forwards(model.layers)
@@ -93,44 +74,32 @@ def search(
         if known := len(journal):
             console.print(f"{known} evaluations are taken from the journal.")
         with Bar(console, "patterns", total, len(workers)) as bar:
-            evaluator = Evaluator(workers, journal, bar.told)
+
+            def advance(evaluation: Evaluation, from_journal: bool) -> None:
+                bar.advance(None if from_journal else evaluation.seconds, f"loss {evaluation.loss:.5f}")
+
+            evaluator = Evaluator(workers, journal, advance)
             steps, extra = _steps(model.layers, plan, evaluator, journal, similarity)
-    best = steps[-1]
-    outcome = Outcome(best.pattern, best.loss, steps[0].loss, steps)
-    report = write_json(
-        out / "search.json",
-        SCHEMA,
-        {
-            "settings": {
-                "scorer": plan.scorer,
-                "keep": plan.keep,
-                "blocks": plan.blocks,
-                "engine": settings,
-                "engines": len(workers),
-            },
-            "model": model.described(),
-            "calibration": calibration.described(),
-            "pattern": str(best.pattern),
-            "loss": best.loss,
-            "full_loss": steps[0].loss,
-            "increase": outcome.increase,
-            "budgets": {str(step.full): {"pattern": str(step.pattern), "loss": step.loss} for step in steps},
-            "steps": [step.described() for step in steps],
-            **extra,
-            "evaluations": {
-                "asked": total,
-                "measured_now": evaluator.measured,
-                "seconds_measuring": round(evaluator.seconds, 1),
-            },
+    outcome = report.Outcome(steps)
+    report.write(
+        out,
+        model,
+        calibration,
+        outcome,
+        settings={
+            "scorer": plan.scorer,
+            "keep": plan.keep,
+            "blocks": plan.blocks,
+            "engine": settings,
+            "engines": len(workers),
         },
-    )
-    if draw:
-        loss_against_budget(out / "loss.png", report)
-    write_settings(
-        out / "indexcache.yaml",
-        best.pattern,
-        f"{len(best.pattern.full_layers)} of {model.layers} layers Full, scorer {plan.scorer}; "
-        f"loss {outcome.increase:+.3%} on {calibration.name}",
+        extra=extra,
+        evaluations={
+            "asked": total,
+            "measured_now": evaluator.measured,
+            "seconds_measuring": round(evaluator.seconds, 1),
+        },
+        draw=draw,
     )
     return outcome
 
@@ -146,16 +115,16 @@ def _steps(
     if plan.scorer == "loss":
         if plan.blocks is None:
             return greedy.greedy(layers, plan.keep, evaluator), {}
-        found = greedy.blockwise(layers, plan.keep, plan.blocks, evaluator)
-        return found.steps, {"blocks": [[step.described() for step in block] for block in found.blocks]}
+        result = greedy.blockwise(layers, plan.keep, plan.blocks, evaluator)
+        return result.steps, {"blocks": [[step.described() for step in block] for block in result.blocks]}
     if plan.scorer == "uniform":
         patterns = [Pattern("F" * layers), uniform(layers, plan.keep)]
         return [greedy.Step(pattern, evaluator([pattern])[0]) for pattern in patterns], {}
-    known = journal.get("similarity")
-    if known is None:
+    record = journal.get("similarity")
+    if record is None:
         assert similarity is not None
-        known = {"matrix": similarity().tolist()}
-        journal.put("similarity", known)
-    chosen = most_similar(np.array(known["matrix"]), plan.keep)
+        record = {"matrix": similarity().tolist()}
+        journal.put("similarity", record)
+    chosen = most_similar(np.array(record["matrix"]), plan.keep)
     steps = [greedy.Step(pattern, evaluator([pattern])[0]) for pattern in chosen]
-    return steps, {"similarity": known["matrix"]}
+    return steps, {"similarity": record["matrix"]}

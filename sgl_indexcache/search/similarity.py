@@ -6,15 +6,31 @@ most similar to their producers. It is here to be compared with.
 
 import numpy as np
 
+from sgl_indexcache.live.engine import Engine
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Sequences
+from sgl_indexcache.overlap.measure import between_layers, sparse_rows
 from sgl_indexcache.pattern import Pattern
+
+ROWS = 256
+"""Queries of every sequence that are compared."""
+
+
+def similarity_of(model: ModelFacts, sequences: Sequences, engine: Engine) -> np.ndarray:
+    """How alike the selections of every two layers are, all layers Full: float64 `[L, L]`."""
+    engine.switch(Pattern("F" * model.layers))
+    matrices = []
+    for ids in sequences.ids:
+        selections = engine.selections(ids, model.layers, model.top_k)
+        matrices.append(between_layers(selections, sparse_rows(len(ids), model.top_k, ROWS)))
+    return np.array(np.mean(matrices, axis=0))
 
 
 def most_similar(similarity: np.ndarray, keep: int) -> list[Pattern]:
     """The best pattern of every budget from all Full down to `keep` Full layers.
 
-    Args:
-        similarity: float `[L, L]`, entry (p, l) how alike the selections of layers p and l are, in 0..1.
-        keep: fewest Full layers.
+    similarity  float `[L, L]`, entry (p, l) how alike the selections of layers p and l are, in 0..1
+    keep        fewest Full layers
 
     Returns:
         Patterns in falling order of Full layers, each with the highest sum of similarity(producer(l), l) over

@@ -1,17 +1,14 @@
 """The kernel benchmark: summaries, refusal of wrong kernels, and the table that it fills."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from sgl_indexcache.attention import choice
-from sgl_indexcache.bench import kernels
+from sgl_indexcache.bench import consumers, kernels
 from sgl_indexcache.bench.errors import BenchError
 
 RAW = {
@@ -55,42 +52,37 @@ def test_a_filled_table_is_read_back_and_keeps_what_was_not_measured(
     assert read.indexers == shipped.indexers
 
 
-def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "consumers.py").touch()
-    monkeypatch.setattr(kernels, "folder", lambda: tmp_path)
-    assert kernels.kinds(None) == ["consumers"]
-    with pytest.raises(BenchError, match="'indexers' cannot be measured here: choose among consumers"):
-        kernels.kinds("consumers,indexers")
+def test_kinds() -> None:
+    assert kernels.kinds(None) == ["consumers", "indexers"]
+    assert kernels.kinds("indexers") == ["indexers"]
+    with pytest.raises(BenchError, match="'scripts' is no kind of kernel: choose among consumers, indexers"):
+        kernels.kinds("consumers,scripts")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
-def test_a_script_finds_its_neighbours_and_measures_nothing_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:
-    path = list(sys.path)
+def test_the_indexers_measure_nothing_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:
     assert kernels.measure("indexers", lambda entry: None) == []
     assert "nothing to measure without CUDA" in capsys.readouterr().err
-    assert sys.path == path
 
 
-@pytest.fixture(scope="module")
-def consumers() -> ModuleType:
-    path = Path(__file__).parents[2] / "kernels" / "benchmarks" / "consumers.py"
-    spec = importlib.util.spec_from_file_location("consumers_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def test_files_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kernels" / "benchmarks"
+    folder.mkdir(parents=True)
+    for name in ("consumers.py", "score_select.py", "problem.py"):
+        (folder / name).write_text("raise SystemExit('executed')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(consumers, "measure", lambda: iter([]))
+    assert [kernels.measure(kind, lambda entry: None) for kind in kernels.kinds(None)] == [[], []]
 
 
-def test_the_reduced_form_runs_and_checks(consumers: ModuleType) -> None:
+def test_the_reduced_form_runs_and_checks() -> None:
     entries = list(consumers.measure())
     assert [(entry["phase"], entry["rows"]) for entry in entries] == [("decode", 1), ("decode", 4), ("prefill", 32)]
     assert all(entry["wrong"] == {} for entry in entries)
     assert all(len(entry["us"]["torch"]) == 5 for entry in entries)
 
 
-def test_a_wrong_consumer_is_found(consumers: ModuleType) -> None:
+def test_a_wrong_consumer_is_found() -> None:
     problem = consumers.problem(4, 4, 0.0, "cpu", 256, 32, 2)
     right = consumers.torch_gather(problem)
     assert consumers.check(problem, right) is None

@@ -10,9 +10,9 @@ from sgl_indexcache.bench import serve
 from sgl_indexcache.bench.errors import BenchError
 from sgl_indexcache.bench.systems import systems
 from sgl_indexcache.bench.workload import Workload
+from sgl_indexcache.live.model import read_model
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search.model import read_model
 
 WORKLOAD = Workload((256,), (64,), (2,), 256, colds=1, samples=2, steps=4, probe=128, vocabulary=320)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sgl_indexcache.cli import health
-from sgl_indexcache.launch import free_port
+from sgl_indexcache.live.server import free_port
 
 ACTIVE = {"indexcache": {"pattern": "FS"}}
 

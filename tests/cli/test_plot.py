@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sgl_indexcache.cli.app import app
-from sgl_indexcache.search.errors import SearchError
+from sgl_indexcache.results import ResultError
 
 MODEL = {"name": "m", "layers": 3, "index_topk": 4, "fingerprint": "0"}
 SEARCH = {
@@ -43,6 +43,6 @@ def test_other_files_are_refused(tmp_path: Path, text: str | None, expected: str
     if text is not None:
         path.write_text(text)
     result = CliRunner().invoke(app, ["plot", str(path)])
-    assert isinstance(result.exception, SearchError)
+    assert isinstance(result.exception, ResultError)
     assert expected in str(result.exception)
     assert not list(tmp_path.glob("*.png"))

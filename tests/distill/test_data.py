@@ -9,7 +9,7 @@ import torch
 from sgl_indexcache.distill import data
 from sgl_indexcache.distill.errors import DistillError
 from sgl_indexcache.errors import UserError
-from sgl_indexcache.search.model import ModelFacts, read_model
+from sgl_indexcache.live.model import ModelFacts, read_model
 
 
 @pytest.fixture

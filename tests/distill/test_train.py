@@ -17,8 +17,8 @@ from sgl_indexcache.distill.parallel import Processes
 from sgl_indexcache.distill.plan import Plan, Stage
 from sgl_indexcache.distill.progress import Progress
 from sgl_indexcache.distill.train import Trainer, build, sample_rows, train
+from sgl_indexcache.live.model import read_model
 from sgl_indexcache.pattern import Pattern, read_config
-from sgl_indexcache.search.model import read_model
 
 ALONE = Processes(0, 1, torch.device("cpu"), None)
 SMALL: dict[str, Any] = {"length": 48, "sequences": 2, "log_every": 1, "save_every": 2, "ramp": 1, "warmup_rate": 3e-3}

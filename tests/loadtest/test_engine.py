@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.loadtest.workload.spec import load_workload
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sgl_indexcache.launch import free_port
+from sgl_indexcache.live.server import free_port
 from sgl_indexcache.loadtest.errors import TargetError
 from sgl_indexcache.loadtest.execute import exit_code
 from sgl_indexcache.loadtest.measure.record import EXPLANATIONS

@@ -25,14 +25,14 @@ def share(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_rows_that_tell_something() -> None:
-    assert measure.telling_rows(60, 8, 1000).tolist() == list(range(8, 60))
-    rows = measure.telling_rows(60, 8, 5)
+    assert measure.sparse_rows(60, 8, 1000).tolist() == list(range(8, 60))
+    rows = measure.sparse_rows(60, 8, 5)
     assert (len(rows), rows[0], rows[-1]) == (5, 8, 59)
-    assert measure.telling_rows(9, 8, 5).tolist() == [8]
+    assert measure.sparse_rows(9, 8, 5).tolist() == [8]
 
 
 def test_between_layers(selections: np.ndarray) -> None:
-    rows = measure.telling_rows(T, K, 20)
+    rows = measure.sparse_rows(T, K, 20)
     found = measure.between_layers(selections, rows)
     assert np.allclose(np.diagonal(found), 1)
     assert np.allclose(found, found.T)
@@ -41,7 +41,7 @@ def test_between_layers(selections: np.ndarray) -> None:
 
 
 def test_between_queries(selections: np.ndarray) -> None:
-    rows = measure.telling_rows(T, K, 1000)
+    rows = measure.sparse_rows(T, K, 1000)
     found = measure.between_queries(selections, rows, (1, 4, 100))
     for number, distance in ((0, 1), (1, 4)):
         kept = [row for row in rows if row - distance >= K]
@@ -58,7 +58,7 @@ def test_between_steps(selections: np.ndarray) -> None:
 
 
 def test_recall(selections: np.ndarray) -> None:
-    rows = measure.telling_rows(T, K, 10)
+    rows = measure.sparse_rows(T, K, 10)
     assert measure.recall(selections[rows], selections[rows], rows + 1).tolist() == [1.0] * LAYERS
     turned = selections[:, [1, 2, 0]]
     expected = np.mean([share(selections[row, 0], selections[row, 1]) for row in rows])

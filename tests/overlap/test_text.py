@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from sgl_indexcache.live.errors import LiveError
+from sgl_indexcache.live.model import ModelFacts
 from sgl_indexcache.nano.tokenizer import write_tokenizer
+from sgl_indexcache.overlap.errors import OverlapError
 from sgl_indexcache.overlap.run import check_size
 from sgl_indexcache.overlap.text import windows
-from sgl_indexcache.search.errors import SearchError
-from sgl_indexcache.search.model import ModelFacts
 
 
 @pytest.fixture
@@ -37,11 +38,11 @@ def test_json_lines_give_their_beginnings(model: ModelFacts, tmp_path: Path) -> 
 def test_refusals(model: ModelFacts, tmp_path: Path) -> None:
     text = tmp_path / "t.txt"
     text.write_text("x" * 100)
-    with pytest.raises(SearchError, match="no sequence of 200 tokens"):
+    with pytest.raises(OverlapError, match="no sequence of 200 tokens"):
         windows(text, model, [200], 1)
-    with pytest.raises(SearchError, match="length 16 is not longer"):
+    with pytest.raises(OverlapError, match="length 16 is not longer"):
         windows(text, model, [16], 1)
-    with pytest.raises(SearchError, match="the model takes 64"):
+    with pytest.raises(LiveError, match="the model takes 64"):
         windows(text, model, [80], 1)
-    with pytest.raises(SearchError, match="GiB for this model"):
+    with pytest.raises(OverlapError, match="GiB for this model"):
         check_size(model, 1 << 24)

@@ -10,8 +10,9 @@ site.addsitedir(sys.argv[1])
 assert sys.path[-1] == sys.argv[1]
 import kernels
 print(kernels.__file__)
-import sgl_indexcache.kernels, sgl_indexcache.loadtest
+import sgl_indexcache.kernels.benchmarks, sgl_indexcache.loadtest
 print(sgl_indexcache.kernels.__file__)
+print(sgl_indexcache.kernels.benchmarks.__file__)
 print(sgl_indexcache.loadtest.__file__)
 """
 
@@ -36,6 +37,7 @@ def test_a_distribution_named_kernels_wins_in_the_repository_root(
     assert lines == [
         str(site / "kernels" / "__init__.py"),
         str(root / "kernels" / "src" / "__init__.py"),
+        str(root / "kernels" / "benchmarks" / "__init__.py"),
         str(root / "loadtest" / "src" / "__init__.py"),
     ]
 

@@ -11,6 +11,7 @@ import sgl_indexcache
 ROOMS = {
     "sgl_indexcache": "sgl_indexcache",
     "kernels/src": "sgl_indexcache/kernels",
+    "kernels/benchmarks": "sgl_indexcache/kernels/benchmarks",
     "loadtest/src": "sgl_indexcache/loadtest",
 }
 DIST_INFO = f"sgl_indexcache-{sgl_indexcache.__version__}.dist-info"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sgl_indexcache.live.model import ModelFacts
+from sgl_indexcache.live.sequences import Sequences
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.search.evaluate import Evaluation
-from sgl_indexcache.search.model import ModelFacts
 from sgl_indexcache.search.run import Plan, search
-from sgl_indexcache.search.sequences import Sequences
 
 
 class Slow:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 
 from ..engine import greedy

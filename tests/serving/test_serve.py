@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from sgl_indexcache.demo.conversation import Conversation
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 
 from ..server import cpu_server, post, refusal
 

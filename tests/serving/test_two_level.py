@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 from sgl_indexcache.settings import Scoring, SettingsError, load
 from sgl_indexcache.sglang_port import two_level

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
-from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import wire
+from sgl_indexcache.pattern import Pattern, wire
 from sgl_indexcache.telemetry import names
 from sgl_indexcache.telemetry.events import Fallback, PatternChanged, PrefixEvicted, PrefixReused, PrefixStored
 from sgl_indexcache.telemetry.subscriber import Subscriber

@@ -1,18 +1,15 @@
 """The report: one JSON document, `SCHEMA`; every request of the run stands in it."""
 
-import os
-import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sgl_indexcache import __version__
 from sgl_indexcache.loadtest.errors import ReportError
 from sgl_indexcache.loadtest.measure.record import Record
+from sgl_indexcache.results import machine, versions
 
 SCHEMA = "sgl_indexcache.loadtest/1"
 LARGEST = 4 << 30
@@ -23,20 +20,9 @@ def heading() -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "sgl_indexcache": __version__,
-            "python": platform.python_version(),
-            **{name: found for name in ("aiohttp", "numpy", "sglang") if (found := _version(name))},
-        },
-        "machine": {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count()},
+        "machine": machine(),
+        "versions": {name: text for name, text in versions(("aiohttp", "numpy", "sglang")).items() if text},
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 class Spool:

@@ -57,13 +57,19 @@ def _overview(document: dict[str, Any]) -> Section:
         ("target", f"{target['url']}, {target['api']} API, model {target['model']}"),
         ("workload", f"{run['workload_name'] or run['trace']}, seed {run['seed']}, salt {run['salt_mode']}"),
         ("planned token counts", target["token_counts"]),
-        ("client", f"{machine['system']} {machine['architecture']}, {machine['cpus']} CPUs"),
+        ("client", _client(machine)),
         ("versions", ", ".join(f"{name} {text}" for name, text in document["versions"].items())),
     ]
     info = document["server"]["info"]
     rows += [(f"server {name}", str(value)) for name, value in info.items() if not isinstance(value, dict)]
     rows += [(f"server indexcache {name}", str(value)) for name, value in info.get("indexcache", {}).items()]
     return Section("Run", columns=("", ""), rows=rows)
+
+
+def _client(machine: dict[str, Any]) -> str:
+    # Older reports name an architecture and CPUs instead.
+    processor, cores = machine.get("processor", machine.get("architecture")), machine.get("cores", machine.get("cpus"))
+    return f"{machine['system']}, {processor}, {cores} cores"
 
 
 def _stage(stage: dict[str, Any]) -> Section:

@@ -12,7 +12,7 @@ from sgl_indexcache.kernels.select.cpu import select
 from sgl_indexcache.selection import KnownRows, Queries, Rows
 
 # Scores are computed in tiles of about this many float32 products, so that the rectified products of a tile
-# are still in a core's cache when the head gates sum them up. Chosen by kernels/benchmarks/cpu_prefill.py
+# are still in a core's cache when the head gates sum them up. Chosen by bench/cpu_prefill.py
 # --sweep (docs/results/cpu-prefill.md).
 TILE_PRODUCTS = 1 << 20
 KEYS_PER_TILE = 1024

@@ -10,8 +10,7 @@ import logging
 from typing import Any
 
 from sgl_indexcache.errors import UserError
-from sgl_indexcache.pattern import Pattern
-from sgl_indexcache.search import wire
+from sgl_indexcache.pattern import Pattern, wire
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, BrokenSeamError, Hook, Seam
 from sgl_indexcache.telemetry.events import PatternChanged, emit
