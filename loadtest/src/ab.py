@@ -18,7 +18,6 @@ from sgl_indexcache.loadtest.report.compare import Row, compare
 from sgl_indexcache.loadtest.report.comparison import comparison, comparison_page, print_comparison
 from sgl_indexcache.loadtest.report.document import load_report
 from sgl_indexcache.loadtest.report.page import Section
-from sgl_indexcache.loadtest.target import Target
 
 SCHEMA = "sgl_indexcache.loadtest.ab/1"
 MOST_ROUNDS = 100
@@ -147,17 +146,17 @@ def _started(side: Side, log: Path, console: Console, start: Start) -> Iterator[
 
 def measure(url: str, folder: Path, options: RunOptions, console: Console) -> Measured:
     """Run `options` against the server at `url`, after a warm-up; everything is written into `folder`."""
-    target: Target = replace(options.target, url=url)
+    options = replace(options, url=url)
     # One session of other bytes, so that nobody pays for first-use set-up.
     warming = replace(
-        options, target=target, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up",
-        conditions=[], html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
+        options, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up", conditions=[],
+        html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
     )  # fmt: skip
     if options.workload is not None:
         run_and_report(warming, console)
     # The caller's salt, or one fixed text: both servers get the same bytes and start with empty caches.
     salt = options.salt if options.salt is not None else "ab"
-    document = run_and_report(replace(options, target=target, out=folder, salt=salt, quiet=True), console)
+    document = run_and_report(replace(options, out=folder, salt=salt, quiet=True), console)
     return document, load_report(folder)[1]
 
 

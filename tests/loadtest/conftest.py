@@ -15,7 +15,6 @@ from sgl_indexcache.loadtest.execute import run_and_report
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.options import RunOptions
 from sgl_indexcache.loadtest.report.document import load_report
-from sgl_indexcache.loadtest.target import Target
 from sgl_indexcache.loadtest.workload.spec import Workload, load_workload
 
 
@@ -68,8 +67,7 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
     def go(url: str, **keys: Any) -> Ran:
         nonlocal count
         count += 1
-        target = {name: keys.pop(name) for name in ("api", "timeout", "prompt", "plain", "extra") if name in keys}
-        target.setdefault("api", "generate")
+        keys.setdefault("api", "generate")
         workload = keys.pop("workload", None)
         if isinstance(workload, str):
             workload = load_workload(workload)
@@ -79,7 +77,7 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
             keys["levels"] = [Level("closed", concurrency, concurrency)]
         keys.setdefault("scrape_interval", 0.0)
         keys.setdefault("out", tmp_path / f"run-{count}")
-        options = RunOptions(target=Target(url=url, **target), workload=workload, html=False, quiet=True, **keys)
+        options = RunOptions(url=url, workload=workload, html=False, quiet=True, **keys)
         document = run_and_report(options, Console(quiet=True))
         return document, load_report(options.out)[1]
 

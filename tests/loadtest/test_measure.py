@@ -110,21 +110,19 @@ def test_no_durations(text: str) -> None:
 
 
 def test_shapes() -> None:
-    default = Level("closed", 4, 4)
+    def levels(concurrency: str | None = None, rate: str | None = None, ramp: str | None = None) -> list[Level]:
+        return parse_levels(concurrency, rate, "constant", ramp)
 
-    def levels(concurrency: str | None = None, rate: str | None = None, ramp: float | None = None) -> list[Level]:
-        return parse_levels(concurrency, rate, ramp, "constant", default)
-
-    assert levels() == [default]
+    assert levels() == []
     assert [level.end for level in levels("1,2,4")] == [1, 2, 4]
     assert list(islice(levels(rate="4")[0].arrival_times(0), 4)) == [0, 0.25, 0.5, 0.75]
-    assert levels("1..5", ramp=8.0)[0].worker_starts() == [0, 2, 4, 6, 8]
-    ramp = list(islice(levels(rate="1..3", ramp=10.0)[0].arrival_times(0), 50))
+    assert levels("1..5", ramp="8s")[0].worker_starts() == [0, 2, 4, 6, 8]
+    ramp = list(islice(levels(rate="1..3", ramp="10s")[0].arrival_times(0), 50))
     assert sum(time < 10 for time in ramp) == 20, "the mean rate of the ramp is 2"
     assert ramp[41] - ramp[40] == pytest.approx(1 / 3)
     for bad in (
         {"concurrency": "1", "rate": "1"}, {"concurrency": "0"}, {"concurrency": "1.5"}, {"rate": "x"},
-        {"rate": "-1"}, {"concurrency": "1..4"}, {"concurrency": "4..1", "ramp": 5.0}, {"ramp": 5.0},
+        {"rate": "-1"}, {"concurrency": "1..4"}, {"concurrency": "4..1", "ramp": "5s"}, {"ramp": "5s"},
         {"concurrency": "1,"}, {"rate": "nan"}, {"concurrency": "1000000"},
     ):  # fmt: skip
         with pytest.raises(OptionError):

@@ -25,7 +25,6 @@ from sgl_indexcache.loadtest.report.compare import compare, judge
 from sgl_indexcache.loadtest.report.comparison import print_comparison
 from sgl_indexcache.loadtest.report.document import load_report
 from sgl_indexcache.loadtest.report.html import page_of
-from sgl_indexcache.loadtest.target import Target
 from sgl_indexcache.loadtest.workload.spec import load_workload
 
 
@@ -228,7 +227,7 @@ def test_ab_alternates_and_reports_ratios_with_spread(mocks: Any, tmp_path: Path
         return mocks.MockThread(mocks.Mock(lambda number: mocks.Plan(ttft=ttft, gaps=(0.002,))))
 
     options = RunOptions(
-        target=Target(url="http://127.0.0.1", api="generate"), out=tmp_path, workload=load_workload("demo"),
+        url="http://127.0.0.1", api="generate", out=tmp_path, workload=load_workload("demo"),
         workload_name="demo", sessions=3, quiet=True, html=False, scrape_interval=0.0,
     )  # fmt: skip
     pair = (Side(name="slow", arguments=[]), Side(name="fast", arguments=[]))

@@ -107,7 +107,7 @@ def test_omission_is_accounted(serve: Callable[..., Any], run: Callable[..., Any
     """One place, ten arrivals a second, one stall of a second: those behind it waited, and it shows."""
     server = serve(lambda number: mocks.Plan(ttft=1.0 if number == 3 else 0.005))
     levels = [Level("open", 10, 10, arrivals="constant")]
-    document, records = run(server.url, levels=levels, sessions=15, in_flight=1)
+    document, records = run(server.url, levels=levels, sessions=15, max_in_flight=1)
     latency = document["stages"][0]["summary"]["groups"]["all"]["latency"]
     records.sort(key=lambda record: record.intended)
     assert [record.intended - records[0].intended for record in records] == pytest.approx(

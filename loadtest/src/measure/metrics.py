@@ -6,11 +6,10 @@ from typing import Any
 
 from sgl_indexcache.loadtest.measure.groups import groups_of, order
 from sgl_indexcache.loadtest.measure.histogram import Histogram
-from sgl_indexcache.loadtest.measure.record import LATENCIES, Record
+from sgl_indexcache.loadtest.measure.record import LATENCIES, METRICS, Record
 from sgl_indexcache.loadtest.measure.slo import Slo
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-METRICS = (*LATENCIES, "itl")
 _CDFS = ("ttft", "ttft_intended", "tpot", "itl", "e2e")
 
 

@@ -55,12 +55,6 @@ def load_trace(
     raise OptionError(f"the trace format {form!r} is unknown: use one of {', '.join(FORMATS)}, or auto")
 
 
-def is_timed(path: Path, form: str) -> bool:
-    """Whether a trace of this format says when its sessions start. Raises as `load_trace` does."""
-    check_file(path)
-    return (_recognise(path) if form == "auto" else form) in ("mooncake", "recording")
-
-
 def _recognise(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(65536)
