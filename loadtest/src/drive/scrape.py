@@ -98,7 +98,8 @@ class Scraper:
         if not isinstance(data, dict):
             raise ValueError("an object is needed")
         states = data.get("internal_states")
-        state = states[0] if isinstance(states, list) and states and isinstance(states[0], dict) else {}
+        states = states if isinstance(states, list) else []
+        state = states[0] if states and isinstance(states[0], dict) else {}
         ours = state.get("indexcache")
         if not self.info:
             self.info = {name: data[name] for name in ("version", "model_path", "served_model_name") if name in data}
