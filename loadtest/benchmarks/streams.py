@@ -136,7 +136,7 @@ async def drive(url: str, streams: int, seconds: float) -> tuple[Metrics, float]
     prompt = [Piece("user", 16, ids=np.arange(16, dtype=np.int32))]
     draw = np.random.default_rng(0)
     collector = QuietCollector()
-    async with Client(url, dialect, begin, 600.0) as client:
+    async with Client(url, dialect, lambda: time.perf_counter() - begin, 600.0) as client:
 
         async def place(number: int) -> None:
             await asyncio.sleep(OPENING_S * number / streams)

@@ -5,7 +5,7 @@ import secrets
 import signal
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -72,6 +72,7 @@ class Run:
         self.timeline = Timeline()
         self.stages: list[dict[str, Any]] = []
         self.interrupted = 0
+        self.clock: Callable[[], float] = time.perf_counter
         self._begin = 0.0
         self._gate: Gate | None = None
         self._running: asyncio.Task[None] | None = None
@@ -87,10 +88,10 @@ class Run:
             await self._target.flush_cache()
         loop = asyncio.get_running_loop()
         handled = _on_interrupt(loop, self._interrupt)
-        self._begin = time.perf_counter()
+        self._begin = self.clock()
         scraper = Scraper(options.url, self.now, options.scrape_interval, options.headers)
         client = Client(
-            options.url, self._target.dialect(model), self._begin, options.timeout, options.headers,
+            options.url, self._target.dialect(model), self.now, options.timeout, options.headers,
             self.timeline.tokens,
         )  # fmt: skip
         if options.scrape_interval:
@@ -117,7 +118,7 @@ class Run:
 
     def now(self) -> float:
         """Seconds on the run's clock."""
-        return time.perf_counter() - self._begin
+        return self.clock() - self._begin
 
     async def _stage(self, client: Client, number: int, level: Level, dashboard: Dashboard) -> None:
         options = self.options

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +48,19 @@ def serve(mocks: ModuleType) -> Iterator[Callable[..., Any]]:
     yield start
     for thread in started:
         thread.__exit__()
+
+
+@pytest.fixture
+def simulate(mocks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`simulate(plan)` is `serve(plan)` in virtual time; see virtual.py."""
+    network = _module("virtual").Network()
+    network.install(monkeypatch)
+
+    def add(plan: Callable[[int], Any] | None = None) -> SimpleNamespace:
+        mock = mocks.Mock(plan or (lambda number: mocks.Plan()))
+        return SimpleNamespace(mock=mock, url=network.add(mock))
+
+    return add
 
 
 def single(**keys: Any) -> Workload:

@@ -162,14 +162,14 @@ def test_content_depends_on_seed_and_block_alone() -> None:
     assert not np.array_equal(one, other)
 
 
-def test_replay_keeps_times_and_speed(tmp_path: Path, serve: Callable[..., Any], run: Callable[..., Any]) -> None:
+def test_replay_keeps_times_and_speed(tmp_path: Path, simulate: Callable[..., Any], run: Callable[..., Any]) -> None:
     lines = [{**GOOD, "timestamp": 200 * number, "hash_ids": [1, number + 2]} for number in range(5)]
     path = write(tmp_path / "t.jsonl", *lines)
     for speed in (1.0, 2.0):
-        server = serve()
+        server = simulate()
         document, records = run(server.url, trace=path, speed=speed)
         offsets = [seen.received - server.mock.log[0].received for seen in server.mock.log]
-        assert offsets == pytest.approx([0.2 * number / speed for number in range(5)], abs=0.03)
+        assert offsets == pytest.approx([0.2 * number / speed for number in range(5)], abs=1e-9)
         assert [record.planned for record in records] == ["cold"] + ["warm"] * 4
         assert document["run"]["trace"] == "t.jsonl", "the name alone, no folder"
 
