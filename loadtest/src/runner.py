@@ -210,7 +210,7 @@ class Run:
         }
 
 
-def _on_interrupt(loop: asyncio.AbstractEventLoop, handler: Any) -> bool:
+def _on_interrupt(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> bool:
     try:
         loop.add_signal_handler(signal.SIGINT, handler)
     except (NotImplementedError, RuntimeError, ValueError):

@@ -55,8 +55,8 @@ class Target:
             ):
                 if answer.status != 200:
                     return "default"
-                listed = await answer.json(content_type=None)
-                return str(listed["data"][0]["id"])
+                models = await answer.json(content_type=None)
+                return str(models["data"][0]["id"])
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = type(error).__name__
             raise TargetError(f"{self.public_url()} does not answer ({reason}): is the server running?") from None

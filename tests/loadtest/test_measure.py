@@ -20,7 +20,7 @@ from sgl_indexcache.loadtest.measure.histogram import EXACT, PRECISION, Histogra
 from sgl_indexcache.loadtest.measure.metrics import Metrics
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.measure.slo import parse_slo
-from sgl_indexcache.loadtest.measure.timeline import MOST_BINS, Timeline
+from sgl_indexcache.loadtest.measure.timeline import MAX_BINS, Timeline
 from sgl_indexcache.loadtest.report.fail_if import parse_condition
 from sgl_indexcache.loadtest.units import parse_quantity, parse_seconds
 
@@ -175,13 +175,13 @@ def test_refused_conditions(text: str) -> None:
 
 def test_a_timeline_stays_bounded() -> None:
     timeline = Timeline()
-    for second in range(3 * MOST_BINS):
+    for second in range(3 * MAX_BINS):
         timeline.sent(second)
         timeline.tokens(second, 2)
         timeline.done(second + 0.5, True)
     found = timeline.document()
-    assert (found["width"], sum(found["done"]), sum(found["tokens"])) == (4.0, 3 * MOST_BINS, 6 * MOST_BINS)
-    assert len(found["sent"]) <= MOST_BINS
+    assert (found["width"], sum(found["done"]), sum(found["tokens"])) == (4.0, 3 * MAX_BINS, 6 * MAX_BINS)
+    assert len(found["sent"]) <= MAX_BINS
     assert max(found["in_flight"]) == 1
 
 

@@ -44,8 +44,8 @@ class Condition:
     def _value(self, summary: dict[str, Any]) -> float | None:
         group = summary["groups"].get(self.group)
         if self.statistic is not None:
-            found = group["latency"].get(self.name) if group else None
-            return None if found is None else found[self.statistic]
+            distribution = group["latency"].get(self.name) if group else None
+            return None if distribution is None else distribution[self.statistic]
         if self.name == "hit_rate":
             return None if group is None else group["hit_rate"]
         if self.name == "goodput":

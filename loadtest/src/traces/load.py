@@ -46,12 +46,12 @@ def load_trace(
     if form == "sharegpt":
         conversations = sharegpt.read(path)
         # The counts of tokens are part of the check, so all are made before the first is sent.
-        made = list(sharegpt.sessions(conversations, material, piece))
-        return Trace(form, False, len(made), iter(made))
+        sessions = list(sharegpt.sessions(conversations, material, piece))
+        return Trace(form, False, len(sessions), iter(sessions))
     if form == "recording":
-        found = recording.read(path)
-        played = recording.sessions(found, material, salt_mode, salt)
-        return Trace(form, True, len(found.starts), played)
+        source = recording.read(path)
+        sessions = recording.sessions(source, material, salt_mode, salt)
+        return Trace(form, True, len(source.starts), sessions)
     raise OptionError(f"the trace format {form!r} is unknown: use one of {', '.join(FORMATS)}, or auto")
 
 
