@@ -82,8 +82,8 @@ def sample_rows(batch: Batch, queries: int | None, seeds: list[int]) -> tuple[to
         generator = torch.Generator(tokens.device).manual_seed(seed)
         # A sequence of padding alone has nothing to draw from: its weight is zero.
         drawn.append(torch.multinomial(each + (each.sum() == 0), queries, replacement=True, generator=generator))
-    rows = torch.stack(drawn)
-    return rows, telling.gather(1, rows) / rows.numel()
+    picks = torch.stack(drawn)
+    return picks, telling.gather(1, picks) / picks.numel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,7 @@ def load_trace(
         return Trace(form, False, len(sessions), iter(sessions))
     if form == "recording":
         source = recording.read(path)
-        sessions = recording.sessions(source, material, salt_mode, salt)
-        return Trace(form, True, len(source.starts), sessions)
+        return Trace(form, True, len(source.starts), recording.sessions(source, material, salt_mode, salt))
     raise OptionError(f"the trace format {form!r} is unknown: use one of {', '.join(FORMATS)}, or auto")
 
 
