@@ -2,7 +2,8 @@
 
 `kernels` and `loadtest` are no packages at the repository root, where their names would shadow others'
 (SGLang imports Hugging Face's `kernels`). Their `src` folders, and the kernels' benchmarks, become subpackages of
-sgl_indexcache, found without a list.
+sgl_indexcache, found without a list. The links in sgl_indexcache/ show the same places to mypy and editors; nothing
+here needs them.
 """
 
 from setuptools import find_packages, setup
@@ -13,8 +14,9 @@ MAPPED = {
     "sgl_indexcache.loadtest": "loadtest/src",
 }
 
-packages = find_packages(include=["sgl_indexcache", "sgl_indexcache.*"])
+# A set, since find_packages follows the links.
+packages = set(find_packages(include=["sgl_indexcache", "sgl_indexcache.*"]))
 for package, folder in MAPPED.items():
-    packages += [package, *(f"{package}.{name}" for name in find_packages(folder))]
+    packages |= {package, *(f"{package}.{name}" for name in find_packages(folder))}
 
-setup(packages=packages, package_dir=MAPPED)
+setup(packages=sorted(packages), package_dir=MAPPED)

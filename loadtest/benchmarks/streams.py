@@ -47,17 +47,17 @@ class Streams(asyncio.Protocol):
     def __init__(self, gap: float) -> None:
         self.gap, self.tokens, self.sent, self.due = gap, 0, 0, 0.0
         self.transport: asyncio.Transport | None = None
-        self.seen = b""
+        self.received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not of asyncio's classes.
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.seen += data
-        if b"\r\n\r\n" in self.seen and self.seen.endswith(b"}"):
-            self.tokens = int(self.seen.partition(b'"max_new_tokens":')[2].partition(b",")[0])
-            self.seen = b""
+        self.received += data
+        if b"\r\n\r\n" in self.received and self.received.endswith(b"}"):
+            self.tokens = int(self.received.partition(b'"max_new_tokens":')[2].partition(b",")[0])
+            self.received = b""
             self.sent = 0
             self.due = time.perf_counter() + self.gap
             Streams.running.append(self)
@@ -136,7 +136,7 @@ async def drive(url: str, streams: int, seconds: float) -> tuple[Metrics, float]
     prompt = [Piece("user", 16, ids=np.arange(16, dtype=np.int32))]
     draw = np.random.default_rng(0)
     collector = QuietCollector()
-    async with Client(url, dialect, begin, 600.0) as client:
+    async with Client(url, dialect, lambda: time.perf_counter() - begin, 600.0) as client:
 
         async def place(number: int) -> None:
             await asyncio.sleep(OPENING_S * number / streams)
@@ -183,7 +183,7 @@ def run(streams: int, rate: float, seconds: float) -> dict[str, Any]:
     steady = delays[(times > 2 * OPENING_S) & (times < seconds)]
     span = seconds - 2 * OPENING_S
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found = np.percentile(steady, [50, 90, 95, 99, 99.9])
+    figures = np.percentile(steady, [50, 90, 95, 99, 99.9])
     names = ("p50", "p90", "p95", "p99", "p99.9")
     return {
         "streams": streams,
@@ -192,7 +192,7 @@ def run(streams: int, rate: float, seconds: float) -> dict[str, Any]:
         "events": len(steady),
         "events_per_s": len(steady) / span,
         "seconds": span,
-        "added_latency": dict(zip(names, map(float, found), strict=True)) | {"max": float(steady.max())},
+        "added_latency": dict(zip(names, map(float, figures), strict=True)) | {"max": float(steady.max())},
         "client_cpu_share": cpu / seconds,
         "server_cpu_share": server_cpu / seconds,
         "client_peak_mib": after.ru_maxrss / 1024,
@@ -210,8 +210,8 @@ def main() -> None:
     arguments = parser.parse_args()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
-    found = run(arguments.streams, arguments.events_per_s, arguments.seconds)
-    text = json.dumps(found, indent=1)
+    figures = run(arguments.streams, arguments.events_per_s, arguments.seconds)
+    text = json.dumps(figures, indent=1)
     print(text)
     if arguments.json is not None:
         with open(arguments.json, "w", encoding="utf-8") as file:

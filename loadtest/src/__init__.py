@@ -2,7 +2,9 @@
 
 Where things live (imports point downwards only):
 
-    ab, session_run   whole commands: start servers, run, write a report
+    ab                two servers in turn, and their comparison
+    execute, runner   one run: its stages, its files, its exit code
+    options, target   all that a run needs to know; the server it is sent to
     report/           JSON, CSV, HTML, comparison, fail-if expressions
     drive/            load shapes, limits, the scheduler of sessions, scraping, the live view
     client/           one request: body, SSE, time stamps, kinds of failure

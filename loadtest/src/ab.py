@@ -18,10 +18,9 @@ from sgl_indexcache.loadtest.report.compare import Row, compare
 from sgl_indexcache.loadtest.report.comparison import comparison, comparison_page, print_comparison
 from sgl_indexcache.loadtest.report.document import load_report
 from sgl_indexcache.loadtest.report.page import Section
-from sgl_indexcache.loadtest.target import Target
 
 SCHEMA = "sgl_indexcache.loadtest.ab/1"
-MOST_ROUNDS = 100
+MAX_ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +77,9 @@ def run_ab(
     Raises:
         UserError: a server does not start, or the options cannot be run.
     """
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise OptionError(f"--rounds {rounds}: give 1 to {MOST_ROUNDS}")
-    loaded: dict[str, list[Measured]] = {"a": [], "b": []}
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise OptionError(f"--rounds {rounds}: give 1 to {MAX_ROUNDS}")
+    results: dict[str, list[Measured]] = {"a": [], "b": []}
     for number in range(rounds):
         # ABBA: what drifts with time (heat, other users of the machine) falls on both.
         for key in ("ab", "ba")[number % 2]:
@@ -90,33 +89,33 @@ def run_ab(
                 console.print(f"round {number + 1} of {rounds}, {key.upper()}: {side.name}", markup=False)
             with _started(side, folder / "server.log", console, start) as url:
                 measured = measure(url, folder, options, console)
-            loaded[key].append(measured)
+            results[key].append(measured)
             if measured[0]["status"] == "interrupted":
                 raise KeyboardInterrupt
-    return conclude(pair, loaded, options, console, tolerance)
+    return conclude(pair, results, options, console, tolerance)
 
 
 def conclude(
     pair: tuple[Side, Side],
-    loaded: dict[str, list[Measured]],
+    results: dict[str, list[Measured]],
     options: RunOptions,
     console: Console,
     tolerance: float = 0.05,
 ) -> dict[str, Any]:
     """Compare the runs of side "a" with as many of side "b": print ratios, write ab.json and ab.html."""
-    document, rows = comparison(_pooled(loaded["a"]), _pooled(loaded["b"]), tolerance)
-    pairs = zip(loaded["a"], loaded["b"], strict=True)
+    document, rows = comparison(_pooled(results["a"]), _pooled(results["b"]), tolerance)
+    pairs = zip(results["a"], results["b"], strict=True)
     per_round = [compare(a[1], b[1], tolerance) for a, b in pairs]
     spread = _spread(rows, per_round)
     document |= {"schema": SCHEMA, "rounds": len(per_round), "names": [pair[0].name, pair[1].name], "spread": spread}
-    document["server_change"] = {key: [run[0]["server"]["change"] for run in runs] for key, runs in loaded.items()}
+    document["server_change"] = {key: [run[0]["server"]["change"] for run in runs] for key, runs in results.items()}
     (options.out / "ab.json").write_bytes(msgspec.json.encode(document) + b"\n")
     console.print(f"A: {pair[0].name}; B: {pair[1].name}", markup=False)
     print_comparison(document, rows, console)
     for item in spread:
         if item["group"] in ("cold", "warm", "repeat"):
-            shown = ", ".join(f"{ratio:.2f}" for ratio in item["rounds"])
-            console.print(f"{item['metric']} {item['group']} by round: {shown}", markup=False)
+            ratios = ", ".join(f"{ratio:.2f}" for ratio in item["rounds"])
+            console.print(f"{item['metric']} {item['group']} by round: {ratios}", markup=False)
     _write_page(document, rows, spread, options.out / "ab.html", console)
     console.print(f"report: {options.out}", markup=False, soft_wrap=True)
     return document
@@ -147,25 +146,25 @@ def _started(side: Side, log: Path, console: Console, start: Start) -> Iterator[
 
 def measure(url: str, folder: Path, options: RunOptions, console: Console) -> Measured:
     """Run `options` against the server at `url`, after a warm-up; everything is written into `folder`."""
-    target: Target = replace(options.target, url=url)
+    options = replace(options, url=url)
     # One session of other bytes, so that nobody pays for first-use set-up.
     warming = replace(
-        options, target=target, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up",
-        conditions=[], html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
+        options, out=folder / "warm-up", sessions=1, requests=2, duration=None, salt="warm-up", conditions=[],
+        html=False, quiet=True, levels=options.levels[:1], scrape_interval=0.0,
     )  # fmt: skip
     if options.workload is not None:
         run_and_report(warming, console)
     # The caller's salt, or one fixed text: both servers get the same bytes and start with empty caches.
     salt = options.salt if options.salt is not None else "ab"
-    document = run_and_report(replace(options, target=target, out=folder, salt=salt, quiet=True), console)
+    document = run_and_report(replace(options, out=folder, salt=salt, quiet=True), console)
     return document, load_report(folder)[1]
 
 
 def _pooled(runs: list[Measured]) -> Measured:
     """All rounds of a side as one run; sessions of different rounds stay apart."""
     records = []
-    for number, (_, found) in enumerate(runs):
-        for record in found:
+    for number, (_, own) in enumerate(runs):
+        for record in own:
             record = msgspec.structs.replace(record, session=f"{number}/{record.session}")
             records.append(record)
     statuses = [document["status"] for document, _ in runs]
@@ -176,7 +175,7 @@ def _pooled(runs: list[Measured]) -> Measured:
 
 def _spread(pooled: list[Row], per_round: list[list[Row]]) -> list[dict[str, Any]]:
     """For every median: the ratio of each round, their least and greatest."""
-    found = []
+    spread = []
     for row in pooled:
         if row.statistic != "p50":
             continue
@@ -184,8 +183,8 @@ def _spread(pooled: list[Row], per_round: list[list[Row]]) -> list[dict[str, Any
         ratios = [r.ratio for rows in per_round for r in rows if (r.group, r.metric, r.statistic) == key]
         if ratios:
             bounds = {"least": min(ratios), "greatest": max(ratios)}
-            found.append({"group": row.group, "metric": row.metric, "rounds": ratios, **bounds})
-    return found
+            spread.append({"group": row.group, "metric": row.metric, "rounds": ratios, **bounds})
+    return spread
 
 
 def _write_page(

@@ -5,7 +5,7 @@ import secrets
 import signal
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -23,9 +23,10 @@ from sgl_indexcache.loadtest.errors import OptionError
 from sgl_indexcache.loadtest.measure.metrics import Metrics
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.measure.timeline import Timeline
-from sgl_indexcache.loadtest.options import RunOptions
+from sgl_indexcache.loadtest.options import REPORTED, RunOptions
 from sgl_indexcache.loadtest.report.document import Spool, heading
 from sgl_indexcache.loadtest.report.fail_if import violations
+from sgl_indexcache.loadtest.target import Target
 from sgl_indexcache.loadtest.traces import load_trace
 from sgl_indexcache.loadtest.traces.load import Trace
 from sgl_indexcache.loadtest.workload.generator import Generator
@@ -33,6 +34,7 @@ from sgl_indexcache.loadtest.workload.plan import Session
 
 _STAGE_SESSIONS = 1_000_000  # so that a stage's sessions do not depend on how far the one before came
 _REFRESH_S = 0.5
+_CONCURRENCY = 4
 
 
 class Run:
@@ -45,10 +47,11 @@ class Run:
         self.options = options
         self._console = console
         self.salt = options.salt if options.salt is not None else secrets.token_hex(8)
-        self._material = options.target.material()
+        self._target = Target(options)
+        self._material = self._target.material()
         actual = options.workload is not None and options.workload.replies == "actual"
         # This API answers in text alone, which cannot stand in a prompt of token ids.
-        if actual and options.target.api == "completions" and options.target.prompt != "text":
+        if actual and options.api == "completions" and options.prompt != "text":
             raise OptionError("replies: actual with the completions API needs text: add --prompt text")
         self._trace: Trace | None = None
         self._generator: Generator | None = None
@@ -59,18 +62,17 @@ class Run:
             self._trace = load_trace(
                 options.trace, options.trace_format, self._material, options.seed, options.salt_mode, self.salt
             )
-            if self._trace.timed != all(level.kind == "trace" for level in options.levels):
-                raise OptionError(
-                    "this trace has its own times: leave out --concurrency and --rate"
-                    if self._trace.timed
-                    else "this trace has no times: add --concurrency or --rate"
-                )
+            if self._trace.timed and options.levels:
+                raise OptionError("this trace has its own times: leave out --concurrency and --rate")
             if len(options.levels) > 1:
                 raise OptionError("a trace is played once: give one level, not a sweep")
+        timed = self._trace is not None and self._trace.timed
+        self._levels = options.levels or [Level("trace") if timed else Level("closed", _CONCURRENCY, _CONCURRENCY)]
         self.spool = Spool(options.out)
         self.timeline = Timeline()
         self.stages: list[dict[str, Any]] = []
         self.interrupted = 0
+        self.clock: Callable[[], float] = time.perf_counter
         self._begin = 0.0
         self._gate: Gate | None = None
         self._running: asyncio.Task[None] | None = None
@@ -81,16 +83,15 @@ class Run:
     async def execute(self) -> None:
         """Send everything, and fill `document`."""
         options = self.options
-        model = await options.target.model_name()
+        model = await self._target.model_name()
         if options.flush_cache:
-            await options.target.flush_cache()
+            await self._target.flush_cache()
         loop = asyncio.get_running_loop()
         handled = _on_interrupt(loop, self._interrupt)
-        self._begin = time.perf_counter()
-        headers = options.target.headers
-        scraper = Scraper(options.target.url, self.now, options.scrape_interval, headers)
+        self._begin = self.clock()
+        scraper = Scraper(options.url, self.now, options.scrape_interval, options.headers)
         client = Client(
-            options.target.url, options.target.dialect(model), self._begin, options.target.timeout, headers,
+            options.url, self._target.dialect(model), self.now, options.timeout, options.headers,
             self.timeline.tokens,
         )  # fmt: skip
         if options.scrape_interval:
@@ -101,7 +102,7 @@ class Run:
         try:
             async with client:
                 with collector, Dashboard(self._console, options.quiet) as dashboard:
-                    for number, level in enumerate(options.levels):
+                    for number, level in enumerate(self._levels):
                         if not self.interrupted:
                             await self._stage(client, number, level, dashboard)
             if scraping is not None:
@@ -117,13 +118,13 @@ class Run:
 
     def now(self) -> float:
         """Seconds on the run's clock."""
-        return time.perf_counter() - self._begin
+        return self.clock() - self._begin
 
     async def _stage(self, client: Client, number: int, level: Level, dashboard: Dashboard) -> None:
         options = self.options
         begin = self.now()
         self._metrics = Metrics(options.slo)
-        gate = Gate(options.requests, options.in_flight, options.warmup_requests, begin + options.warmup)
+        gate = Gate(options.requests, options.max_in_flight, options.warmup_requests, begin + options.warmup)
         self._gate = gate
         player = Player(client, gate, self._sink, number, options.retries, options.speed, self.timeline.sent, self._ids)
         duration = None if options.duration is None else options.warmup + options.duration
@@ -187,8 +188,8 @@ class Run:
             "status": status,
             "violated": violations(options.conditions, self.stages),
             "target": {
-                "url": options.target.public_url(),
-                "api": options.target.api,
+                "url": self._target.public_url(),
+                "api": options.api,
                 "model": model,
                 "token_counts": "exact" if self._material.exact else "estimated",
             },
@@ -199,17 +200,8 @@ class Run:
                 "trace": None if options.trace is None else options.trace.name,
                 "trace_format": None if self._trace is None else self._trace.form,
                 "speed": options.speed,
-                "seed": options.seed,
-                "salt_mode": options.salt_mode,
+                **{name: getattr(options, name) for name in REPORTED},
                 "salt": self.salt,
-                "duration": options.duration,
-                "requests": options.requests,
-                "sessions": options.sessions,
-                "warmup": options.warmup,
-                "warmup_requests": options.warmup_requests,
-                "retries": options.retries,
-                "max_in_flight": options.in_flight,
-                "timeout": options.target.timeout,
                 "fail_if": [condition.text for condition in options.conditions],
             },
             "stages": self.stages,
@@ -218,7 +210,7 @@ class Run:
         }
 
 
-def _on_interrupt(loop: asyncio.AbstractEventLoop, handler: Any) -> bool:
+def _on_interrupt(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> bool:
     try:
         loop.add_signal_handler(signal.SIGINT, handler)
     except (NotImplementedError, RuntimeError, ValueError):

@@ -7,16 +7,18 @@ import typer
 
 from sgl_indexcache.cli.console import messages, out
 from sgl_indexcache.cli.shared import takes
-from sgl_indexcache.loadtest import flags
+from sgl_indexcache.flags import from_flags
+from sgl_indexcache.loadtest.options import RunOptions
 
 _commands = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Send agentic traffic to an OpenAI-compatible or SGLang server, and compare runs.",
 )
+_OF_TRACES = ("format", "speed")
 _NOT_OF_AB = (
-    "url", "model", "header", "api_key_env", "plain", "flush_cache", "extra_body", "respect_eos", "retries",
-    "fail_if", "no_html", "quiet",
+    *_OF_TRACES, "url", "model", "header", "api_key_env", "plain", "flush_cache", "extra_body", "respect_eos",
+    "retries", "fail_if", "no_html", "quiet",
 )  # fmt: skip
 
 
@@ -26,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 @_commands.command()
-@takes(flags.of_a_run)
+@takes(RunOptions, without=_OF_TRACES)
 def run(
     workload: Annotated[str, typer.Argument(help="A preset (see `presets`) or a YAML file.")],
     **options: Any,
@@ -40,22 +42,18 @@ def run(
     sgl-indexcache loadtest run coding-agent --url http://127.0.0.1:30000 --concurrency 8 --duration 5m
     sgl-indexcache loadtest run chat --url http://127.0.0.1:30000 --rate 1,2,4 --sessions 100 --slo ttft=2s,tpot=50ms
     """
-    from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.execute import exit_code, run_and_report
     from sgl_indexcache.loadtest.workload.spec import load_workload
 
-    options["out"] = _folder(options["out_folder"])
-    found = load_workload(workload, options["overrides"])
-    document = run_and_report(run_options(options, workload=found, workload_name=workload), out)
+    what = {"workload": load_workload(workload, options["set"]), "workload_name": workload}
+    document = run_and_report(from_flags(RunOptions, options, **what), out)
     raise typer.Exit(exit_code(document))
 
 
 @_commands.command()
-@takes(flags.of_a_run, without=("overrides",), api="generate")
+@takes(RunOptions, without=("set",), api="generate")
 def replay(
     trace: Annotated[Path, typer.Argument(help="Mooncake JSONL, ShareGPT JSON, or a report.json of ours.")],
-    form: Annotated[str, typer.Option("--format", help="auto, mooncake, sharegpt or recording.")] = "auto",
-    speed: Annotated[float, typer.Option("--speed", help="2 plays the trace in half its time.")] = 1.0,
     **options: Any,
 ) -> None:
     """Send recorded traffic, at its own times (Mooncake, our reports) or by a load shape (ShareGPT).
@@ -66,13 +64,9 @@ def replay(
     sgl-indexcache loadtest replay trace.jsonl --url http://127.0.0.1:30000 --speed 2
     sgl-indexcache loadtest replay sharegpt.json --url http://127.0.0.1:30000 --api chat --concurrency 16
     """
-    from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.execute import exit_code, run_and_report
-    from sgl_indexcache.loadtest.traces.load import is_timed
 
-    options["out"] = _folder(options["out_folder"])
-    what = {"trace": trace, "trace_format": form, "speed": speed, "timed": is_timed(trace, form)}
-    raise typer.Exit(exit_code(run_and_report(run_options(options, **what), out)))
+    raise typer.Exit(exit_code(run_and_report(from_flags(RunOptions, options, trace=trace), out)))
 
 
 @_commands.command()
@@ -111,7 +105,7 @@ def compare(
 
 
 @_commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@takes(flags.of_a_run, without=_NOT_OF_AB, api="generate", salt_value="ab")
+@takes(RunOptions, without=_NOT_OF_AB, api="generate", salt_value="ab")
 def ab(
     context: typer.Context,
     model: Annotated[Path, typer.Option("--model-path", help="Model folder.")],
@@ -131,21 +125,21 @@ def ab(
     sgl-indexcache loadtest ab --model-path MODEL --pattern 1/4 --sessions 20 -- --mem-fraction-static 0.8
     """
     from sgl_indexcache.loadtest.ab import exit_code, run_ab, sides
-    from sgl_indexcache.loadtest.build import run_options
     from sgl_indexcache.loadtest.workload.spec import load_workload
 
+    what = {"workload": load_workload(workload, options["set"]), "workload_name": workload}
     # The address is each server's own.
-    options |= {"out": _folder(options["out_folder"]), "url": "http://127.0.0.1", "model": None}
-    found = run_options(options, workload=load_workload(workload, options["overrides"]), workload_name=workload)
+    run = from_flags(RunOptions, options, url="http://127.0.0.1", **what)
     pair = sides(model, pattern, baseline, context.args)
-    raise typer.Exit(exit_code(run_ab(pair, found, rounds, out)))
+    raise typer.Exit(exit_code(run_ab(pair, run, rounds, out)))
 
 
 @_commands.command()
+@takes(RunOptions, only=("fail_if",))
 def report(
     path: Annotated[Path, typer.Argument(help="Folder or report.json of a run.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write the page here.")] = None,
-    fail_if: flags.FailIf = None,
+    **options: Any,
 ) -> None:
     """Print a run's report again, write its HTML page, check conditions.
 
@@ -154,12 +148,12 @@ def report(
     """
     from sgl_indexcache.loadtest.execute import exit_code
     from sgl_indexcache.loadtest.report.document import load_report
-    from sgl_indexcache.loadtest.report.fail_if import parse_condition, violations
+    from sgl_indexcache.loadtest.report.fail_if import parse_conditions, violations
     from sgl_indexcache.loadtest.report.html import page_of
     from sgl_indexcache.loadtest.report.text import print_report
 
     document, records = load_report(path)
-    document["violated"] += violations([parse_condition(text) for text in fail_if or []], document["stages"])
+    document["violated"] += violations(parse_conditions(options["fail_if"]), document["stages"])
     print_report(document, out)
     if html is not None:
         html.write_text(page_of(document, records), encoding="utf-8")
@@ -174,9 +168,3 @@ def list_presets() -> None:
     for name, workload in presets().items():
         out.print(f"[bold]{name:<14}[/bold] {workload.about}", soft_wrap=True)
     messages.print("a workload file has the same keys; see docs/loadtest.md", style="dim")
-
-
-def _folder(given: Path) -> Path:
-    from sgl_indexcache.loadtest.build import default_out
-
-    return default_out() if given.name == "<time>" else given

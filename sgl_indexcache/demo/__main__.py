@@ -23,7 +23,6 @@ from sgl_indexcache.live.server import Server
 from sgl_indexcache.loadtest.ab import Side, conclude, exit_code, measure
 from sgl_indexcache.loadtest.drive.shape import Level
 from sgl_indexcache.loadtest.options import RunOptions
-from sgl_indexcache.loadtest.target import Target
 from sgl_indexcache.loadtest.workload.spec import load_workload
 from sgl_indexcache.nano.dialogue import DialogueTurn, demo_dialogue
 from sgl_indexcache.pattern import Pattern, read_config
@@ -89,7 +88,9 @@ def load() -> RunOptions:
     """A small load test: agents in turn, the same bytes to both servers."""
     return RunOptions(
         # The address is each server's own. Printable bytes: the model's tokens are bytes.
-        target=Target(url="http://127.0.0.1", api="generate", token_range="32:127"),
+        url="http://127.0.0.1",
+        api="generate",
+        token_range="32:127",
         out=RESULTS / "load",
         workload=load_workload("demo", None),
         workload_name="demo",

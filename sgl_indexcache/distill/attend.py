@@ -18,10 +18,10 @@ def _slice(
 ) -> torch.Tensor:
     """[B, h, R, value] of the queries q [B, h, R, d] at positions `rows` [R]."""
     if selection is None:
-        seen = visible(rows.expand(len(q), -1), first, k.shape[2])
+        mask = visible(rows.expand(len(q), -1), first, k.shape[2])
     else:
-        seen = selected(selection, rows, first, k.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], scale=scale)
+        mask = selected(selection, rows, first, k.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=scale)
 
 
 def attend(
@@ -36,12 +36,11 @@ def attend(
 ) -> torch.Tensor:
     """Attention's result [B, h, T, value].
 
-    Args:
-        q, k: [B, h, T, d]. v: [B, h, T, value].
-        scale: of the products.
-        selection: int32 [B, T, k] positions that each query attends to; None: all it sees.
-        first: int64 [B, T] first position that each query sees; None: all of them from 0.
-        rows: queries of a slice. Slices are computed again in backward, one at a time.
+    q, k       [B, h, T, d]. v: [B, h, T, value].
+    scale      of the products.
+    selection  int32 [B, T, k] positions that each query attends to; None: all it sees.
+    first      int64 [B, T] first position that each query sees; None: all of them from 0.
+    rows       queries of a slice. Slices are computed again in backward, one at a time.
     """
     if selection is None and first is None:
         # The fast causal kernels want equal widths.

@@ -29,10 +29,9 @@ _OLD_SHARING = ("index_topk_freq", "index_skip_topk_offset", "indexer_types")
 class Checkpoint:
     """The tensors of a model folder.
 
-    Attributes:
-        folder: where it is.
-        files: names of its safetensors files, ascending.
-        where: file of each tensor. shapes: shape of each tensor.
+    folder  where it is.
+    files   names of its safetensors files, ascending.
+    where   file of each tensor. shapes: shape of each tensor.
 
     Raises:
         DistillError: from the constructor, when there are no safetensors, or they cannot be read.
@@ -63,13 +62,13 @@ class Checkpoint:
         with safe_open(self.folder / name, "pt") as file:
             return list(file.keys())
 
-    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse a checkpoint that lacks a tensor of these names and shapes.
 
         Raises:
             DistillError: it names the first that is missing, or of another shape.
         """
-        for name, shape in wanted.items():
+        for name, shape in expected.items():
             if name not in self.shapes:
                 kind = "indexer weights" if ".indexer." in name else "weights"
                 raise DistillError(f"the checkpoint has no {kind} {name}: choose a checkpoint that has them")
@@ -80,14 +79,14 @@ class Checkpoint:
                 )
 
     @torch.no_grad()
-    def load(self, model: nn.Module, given: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Fill parameters and buffers of `model`, sharded or whole; `given` (whole tensors) goes first."""
-        given = given or {}
+    def load(self, model: nn.Module, trained: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Fill parameters and buffers of `model`, sharded or whole; `trained` (whole tensors) goes first."""
+        trained = trained or {}
         by_file: dict[str, list[str]] = {}
         state = model.state_dict()
         for name, target in state.items():
-            if name in given:
-                _copy(target, lambda part, name=name: given[name][part])  # type: ignore[misc]
+            if name in trained:
+                _copy(target, lambda part, name=name: trained[name][part])  # type: ignore[misc]
             else:
                 by_file.setdefault(self.where[name], []).append(name)
         for file_name, names in sorted(by_file.items()):
@@ -122,12 +121,11 @@ def write(
     """Write the source's checkpoint with the trained tensors and the pattern into `out`, which appears complete
     or not at all.
 
-    Args:
-        source: where everything else comes from.
-        trained: tensors under the checkpoint's names, sharded or whole.
-        pattern: written as index_topk_pattern, in place of any other statement of sharing.
-        out: a folder that does not exist, or an empty one.
-        writes: False in every process but the first, which must all call this for sharded tensors.
+    source   where everything else comes from.
+    trained  tensors under the checkpoint's names, sharded or whole.
+    pattern  written as index_topk_pattern, in place of any other statement of sharing.
+    out      a folder that does not exist, or an empty one.
+    writes   False in every process but the first, which must all call this for sharded tensors.
     """
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) if writes else Path()
     try:
@@ -136,9 +134,9 @@ def write(
         if writes:
             _copy_others(source, scratch)
             config = json.loads((source.folder / "config.json").read_text())
-            kept = {key: value for key, value in config.items() if key not in _OLD_SHARING}
-            kept["index_topk_pattern"] = pattern.letters
-            (scratch / "config.json").write_text(json.dumps(kept, indent=1) + "\n")
+            written = {key: value for key, value in config.items() if key not in _OLD_SHARING}
+            written["index_topk_pattern"] = pattern.letters
+            (scratch / "config.json").write_text(json.dumps(written, indent=1) + "\n")
             scratch.chmod(0o755)
             os.rename(scratch, out)
     finally:

@@ -82,26 +82,26 @@ class ModelConfig:
                 "quantise the result"
             )
         names = [each.name for each in dataclasses.fields(cls) if each.name != "rope_parameters"]
-        found = {name: config[name] for name in names if config.get(name) is not None}
+        values = {name: config[name] for name in names if config.get(name) is not None}
         try:
-            return cls(**found, rope_parameters=_rope_of(config))
+            return cls(**values, rope_parameters=_rope_of(config))
         except TypeError as error:
             missing = sorted(
                 each.name
                 for each in dataclasses.fields(cls)
                 if each.default is dataclasses.MISSING
                 and each.default_factory is dataclasses.MISSING
-                and each.name not in found
+                and each.name not in values
             )
             raise DistillError(f"the model's config.json lacks {', '.join(missing) or error}") from None
 
 
 def _rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """rope_parameters, or its older spelling: rope_theta beside rope_scaling."""
-    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = found.get("rope_type") or found.get("type") or "default"
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "yarn"):
         raise DistillError(f"the model's rope_type is {kind!r}: only 'default' and 'yarn' can be distilled")
-    found["rope_type"] = kind
-    found.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    return found
+    rope["rope_type"] = kind
+    rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    return rope

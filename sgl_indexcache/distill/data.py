@@ -97,9 +97,9 @@ def pack(path: Path, model: ModelFacts, length: int, folder: Path) -> "PackedDat
         DistillError: nothing to learn from, or a line that cannot be used; nothing is left behind.
     """
     key = _key(path, model, length)
-    kept = _opened(folder, key, length)
-    if kept is not None:
-        return kept
+    packed = _opened(folder, key, length)
+    if packed is not None:
+        return packed
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "tokens.bin.new"
     held, sequences, used = np.zeros(length, np.int32), 0, 0
@@ -166,9 +166,8 @@ def _opened(folder: Path, key: str, length: int) -> "PackedData | None":
 class PackedData:
     """A Source over a packed folder; the file is mapped, not read.
 
-    Args:
-        folder: what `pack` wrote. length, sequences, key: as it says there.
-        seed: of the order.
+    folder  what `pack` wrote. length, sequences, key: as it says there.
+    seed    of the order.
     """
 
     def __init__(self, folder: Path, length: int, sequences: int, key: str, seed: int = 0) -> None:

@@ -40,9 +40,9 @@ class Experts(nn.Module):
         assert isinstance(bias, torch.Tensor)
         choice = share.detach() + bias.to(share.dtype)
         groups = choice.view(len(choice), c.n_group, -1).topk(2, dim=-1).values.sum(-1)
-        kept = torch.zeros_like(groups, dtype=torch.bool)
-        kept.scatter_(1, groups.topk(c.topk_group, dim=-1, sorted=False).indices, True)
-        outside = ~kept.repeat_interleave(c.n_routed_experts // c.n_group, dim=1)
+        allowed = torch.zeros_like(groups, dtype=torch.bool)
+        allowed.scatter_(1, groups.topk(c.topk_group, dim=-1, sorted=False).indices, True)
+        outside = ~allowed.repeat_interleave(c.n_routed_experts // c.n_group, dim=1)
         chosen = choice.masked_fill(outside, float("-inf")).topk(c.num_experts_per_tok, dim=-1, sorted=False).indices
         weights = share.gather(1, chosen)
         if c.norm_topk_prob:
@@ -61,8 +61,8 @@ class Experts(nn.Module):
         for expert, count in zip(self.experts, counts, strict=True):
             if count:
                 assert isinstance(expert, Mlp)
-                some = order[begin : begin + count]
-                found = widened(swiglu(x[rows[begin : begin + count]], *expert.weights()))
-                out = out.index_add(0, rows[begin : begin + count], found * weights.flatten()[some, None])
+                slots = order[begin : begin + count]
+                outputs = widened(swiglu(x[rows[begin : begin + count]], *expert.weights()))
+                out = out.index_add(0, rows[begin : begin + count], outputs * weights.flatten()[slots, None])
             begin += count
         return out.to(x.dtype)

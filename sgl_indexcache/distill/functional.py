@@ -79,13 +79,12 @@ def before_attention(
 ) -> tuple[torch.Tensor, ...]:
     """Everything of a layer that comes before attention.
 
-    Args:
-        hidden: residual stream float32 [N, hidden].
-        cos, sin: float32 [N, rope / 2].
-        weights: input norm, q_a, q_a norm, q_b, kv_a, kv_a norm, kv_b.
-        widths: heads, nope, rope, value.
-        dtype: of the matrix products and of all results.
-        epsilon: of the input norm.
+    hidden    residual stream float32 [N, hidden].
+    cos, sin  float32 [N, rope / 2].
+    weights   input norm, q_a, q_a norm, q_b, kv_a, kv_a norm, kv_b.
+    widths    heads, nope, rope, value.
+    dtype     of the matrix products and of all results.
+    epsilon   of the input norm.
 
     Returns:
         x [N, hidden] (normed input), query latent [N, q_lora_rank], q [N, heads, nope + rope], k (the same)
@@ -114,10 +113,9 @@ def swiglu(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Te
 def after_attention(hidden: torch.Tensor, context: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """The rest of a dense layer: output projection, SwiGLU block, both residual sums; float32 [N, hidden].
 
-    Args:
-        hidden: residual stream float32 [N, hidden], as it came into the layer.
-        context: attention's result [N, heads * value].
-        weights: o, post-attention norm, gate, up, down.
+    hidden   residual stream float32 [N, hidden], as it came into the layer.
+    context  attention's result [N, heads * value].
+    weights  o, post-attention norm, gate, up, down.
     """
     o, norm, gate, up, down = weights
     hidden = hidden + widened(linear(context, o))

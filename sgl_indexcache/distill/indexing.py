@@ -73,11 +73,10 @@ class Indexer(nn.Module):
     ) -> Projected:
         """Index queries, keys and gates; queries and keys in x's dtype.
 
-        Args:
-            x: normed input [B, T, hidden].
-            latent: query latent [B, T, q_lora_rank].
-            rotary: of the T positions; it turns the first qk_rope_head_dim columns, in halves.
-            rows: int64 [B, R] positions of the wanted queries; None wants all T.
+        x       normed input [B, T, hidden].
+        latent  query latent [B, T, q_lora_rank].
+        rotary  of the T positions; it turns the first qk_rope_head_dim columns, in halves.
+        rows    int64 [B, R] positions of the wanted queries; None wants all T.
         """
         cos, sin, rope = rotary.cos, rotary.sin, self.rope
         norm = self.k_norm
@@ -100,11 +99,10 @@ def select(projected: Projected, topk: int, scorer: Scorer, first: torch.Tensor 
     A query that sees fewer positions than topk has entries beyond what it sees (mask them by visibility), as
     `-inf` ties are all that is left.
 
-    Args:
-        projected: of all T queries, without gradient.
-        topk: size of a selection.
-        scorer: computes the scores.
-        first: int64 [B, T] first position that each query sees (its document's); None: all see from 0.
+    projected  of all T queries, without gradient.
+    topk       size of a selection.
+    scorer     computes the scores.
+    first      int64 [B, T] first position that each query sees (its document's); None: all see from 0.
     """
     q, k, gates = projected
     batch, length = q.shape[:2]
@@ -136,8 +134,26 @@ def selected(selection: torch.Tensor, rows: torch.Tensor, first: torch.Tensor | 
 def visible(rows: torch.Tensor, first: torch.Tensor | None, keys: int) -> torch.Tensor:
     """bool [..., keys]: what the queries at positions `rows` int64 [...] may see: from `first` to themselves."""
     position = torch.arange(keys, device=rows.device)
-    seen = position <= rows[..., None]
-    return seen if first is None else seen & (position >= first[..., None])
+    mask = position <= rows[..., None]
+    return mask if first is None else mask & (position >= first[..., None])
+
+
+class SampledMask:
+    """(begin, end) -> bool [B, end - begin, T], what the sampled queries begin..end may attend to."""
+
+    def __init__(
+        self, rows: torch.Tensor, first: torch.Tensor | None, selection: torch.Tensor | None, length: int
+    ) -> None:
+        self.rows, self.length = rows, length
+        self.first = None if first is None else first.gather(1, rows)
+        self.selection = None if selection is None else functional.at_rows(selection, rows)
+
+    def __call__(self, begin: int, end: int) -> torch.Tensor:
+        part = slice(begin, end)
+        first = None if self.first is None else self.first[:, part]
+        if self.selection is None:
+            return visible(self.rows[:, part], first, self.length)
+        return selected(self.selection[:, part], self.rows[:, part], first, self.length)
 
 
 def selection_bias(projected: Projected, topk: int, scorer: Scorer, dtype: torch.dtype) -> torch.Tensor:

@@ -64,7 +64,7 @@ def _activations(
     indexed = rows if stage == "sparse" else queries
     part = plan.sequences * min(plan.slice_rows, keys) * keys
     full = len(pattern.full_layers)
-    found = [
+    items = [
         Item("residual stream and one layer's work", rows * (3 * 4 * c.hidden_size + attention + 3 * widest * low)),
         Item("attention of the layers in one loss", held * heads * c.qk_head_dim * low * (queries + rows)),
         Item(
@@ -77,11 +77,11 @@ def _activations(
         slice_ = plan.sequences * min(plan.attention_rows, keys) * keys
         scores = plan.sequences * min(ROWS_PER_SLICE, keys) * keys * 4 * (1 if kernel else 2 * c.index_n_heads)
         checkpoints = 0 if plan.offload else c.num_hidden_layers * rows * 4 * c.hidden_size
-        found += [
+        items += [
             Item("kept for backward: the stream before each layer", checkpoints),
             Item("selections", full * rows * min(c.index_topk, keys) * 4),
             Item("one slice of scores", scores),
             Item("one slice of masked attention", slice_ * (1 + 2 * low)),
             Item("one slice of logits", min(HEAD_ROWS, rows) * c.vocab_size * 4 * 3),
         ]
-    return found
+    return items

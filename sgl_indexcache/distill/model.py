@@ -17,7 +17,7 @@ from sgl_indexcache.distill.attend import attend
 from sgl_indexcache.distill.config import ModelConfig
 from sgl_indexcache.distill.experts import Experts
 from sgl_indexcache.distill.functional import Rotary
-from sgl_indexcache.distill.indexing import Projected, Scorer, select, selected, visible
+from sgl_indexcache.distill.indexing import Projected, SampledMask, Scorer, select
 from sgl_indexcache.distill.parameters import Attention, Mlp
 from sgl_indexcache.distill.plan import Form
 from sgl_indexcache.kernels import attention_kl as kl
@@ -149,8 +149,8 @@ class Layer(nn.Module):
         stream = stream + functional.widened(block)
         if rows is None:
             return stream, None, None
-        some = q.detach().gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
-        return stream, some, k.detach()
+        sampled = q.detach().gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
+        return stream, sampled, k.detach()
 
 
 class Decoder(nn.Module):
@@ -168,10 +168,9 @@ class Decoder(nn.Module):
 class DsaModel(nn.Module):
     """A `deepseek_v32` or `glm_moe_dsa` model under a pattern.
 
-    Args:
-        config: of the checkpoint.
-        pattern: as many letters as layers.
-        dtype: of matrix products; the residual stream stays float32.
+    config   of the checkpoint.
+    pattern  as many letters as layers.
+    dtype    of matrix products; the residual stream stays float32.
     """
 
     def __init__(self, config: ModelConfig, pattern: Pattern, dtype: torch.dtype = torch.float32) -> None:
@@ -193,12 +192,11 @@ class DsaModel(nn.Module):
     ) -> Losses:
         """The losses of B sequences of T tokens.
 
-        Args:
-            tokens: int64 [B, T].
-            mode: which stage's losses, and how.
-            first: int64 [B, T] first token of each token's document; None: each sequence is one document.
-            rows, row_weights: int64 and float [B, R], the queries of the KL and their weights; None takes no KL.
-            targets, target_weights: int64 and float [B, T]; needed when the mode learns.
+        tokens                   int64 [B, T].
+        mode                     which stage's losses, and how.
+        first                    int64 [B, T] first token of each token's document; None: each sequence is one document.
+        rows, row_weights        int64 and float [B, R], the queries of the KL and their weights; None takes no KL.
+        targets, target_weights  int64 and float [B, T]; needed when the mode learns.
         """
         stream, losses = self._run(tokens, mode, first, rows, row_weights)
         lm = torch.zeros((), device=tokens.device)
@@ -255,12 +253,11 @@ class DsaModel(nn.Module):
             if number not in members or (mode.form == "mean" and number != members[-1]):
                 continue
             assert guess is not None
-            some = kl.Guess(*guess)
             terms = group if mode.form == "mean" else group[-1:]
             loss, figures = kl.attention_kl(
-                some,
+                kl.Guess(*guess),
                 terms,
-                _Seen(rows, first, selection, length),
+                SampledMask(rows, first, selection, length),
                 row_weights,
                 topk=self.config.index_topk if mode.measure else None,
                 rows=mode.slice_rows,
@@ -280,29 +277,10 @@ class DsaModel(nn.Module):
         return functional.widened(functional.linear(x, self.lm_head.weight))
 
     def _lm_loss(self, stream: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        def some(part: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            return (F.cross_entropy(self._head(part), wanted, reduction="none") * weight).sum()
+        def loss(part: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return (F.cross_entropy(self._head(part), ids, reduction="none") * weight).sum()
 
         total = stream.new_zeros(())
         for parts in zip(*(torch.split(each, HEAD_ROWS) for each in (stream, targets, weights)), strict=True):
-            found: torch.Tensor = checkpoint(some, *parts, use_reentrant=False)
-            total = total + found
+            total = total + checkpoint(loss, *parts, use_reentrant=False)
         return total
-
-
-class _Seen:
-    """(begin, end) -> bool [B, end - begin, T], what the sampled queries begin..end may attend to."""
-
-    def __init__(
-        self, rows: torch.Tensor, first: torch.Tensor | None, selection: torch.Tensor | None, length: int
-    ) -> None:
-        self.rows, self.length = rows, length
-        self.first = None if first is None else first.gather(1, rows)
-        self.selection = None if selection is None else functional.at_rows(selection, rows)
-
-    def __call__(self, begin: int, end: int) -> torch.Tensor:
-        part = slice(begin, end)
-        first = None if self.first is None else self.first[:, part]
-        if self.selection is None:
-            return visible(self.rows[:, part], first, self.length)
-        return selected(self.selection[:, part], self.rows[:, part], first, self.length)

@@ -52,8 +52,7 @@ class Processes:
 def start(device: str | None = None) -> Processes:
     """Join the processes that torchrun started, or be the only one.
 
-    Args:
-        device: cuda or cpu; None takes CUDA where there is some.
+    device  cuda or cpu; None takes CUDA where there is some.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "WORLD_SIZE" not in os.environ:
@@ -96,7 +95,7 @@ def shard(model: DsaModel, processes: Processes) -> None:
     """
     if processes.mesh is None:
         return
-    kept = MixedPrecisionPolicy(cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     low = MixedPrecisionPolicy(
         param_dtype=None if model.dtype == torch.float32 else model.dtype,
         reduce_dtype=torch.float32,
@@ -105,13 +104,13 @@ def shard(model: DsaModel, processes: Processes) -> None:
     for layer in model.model.layers:
         assert isinstance(layer, Layer)
         if layer.full:
-            fully_shard(layer.self_attn.indexer, mesh=processes.mesh, mp_policy=kept)
+            fully_shard(layer.self_attn.indexer, mesh=processes.mesh, mp_policy=policy)
         fully_shard(layer, mesh=processes.mesh, mp_policy=low)
     fully_shard(model, mesh=processes.mesh, mp_policy=low)
 
 
-def synchronise(model: nn.Module, wanted: bool) -> None:
+def synchronise(model: nn.Module, enabled: bool) -> None:
     """Whether the next backward averages gradients over processes: only a step's last one needs to."""
     setting = getattr(model, "set_requires_gradient_sync", None)
     if setting is not None:
-        setting(wanted)
+        setting(enabled)

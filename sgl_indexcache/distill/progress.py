@@ -23,9 +23,8 @@ def peak_bytes(device: torch.device) -> int:
 class Progress:
     """Reports logged steps; see train.train.
 
-    Args:
-        log: file that lines are added to. Lines of steps that a killed run took beyond its last state are dropped.
-        say: takes a line for people.
+    log  file that lines are added to. Lines of steps that a killed run took beyond its last state are dropped.
+    say  takes a line for people.
     """
 
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
@@ -71,11 +70,11 @@ class Progress:
     def _trim(self, stage: str, step: int) -> None:
         if not self.log.exists():
             return
-        kept = []
+        lines = []
         for text in self.log.read_text().splitlines():
             line = json.loads(text)
             if line["stage"] != stage or line["step"] < step:
-                kept.append(text)
+                lines.append(text)
         scratch = self.log.with_name(self.log.name + ".new")
-        scratch.write_text("".join(text + "\n" for text in kept))
+        scratch.write_text("".join(text + "\n" for text in lines))
         os.replace(scratch, self.log)

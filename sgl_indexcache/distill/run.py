@@ -45,12 +45,11 @@ class Job:
 def prepare(model: Path, spec: str | None, data_path: Path, out: Path, plan: Plan) -> Job:
     """Check all inputs; nothing is written.
 
-    Args:
-        model: folder of the checkpoint.
-        spec: pattern as for serve; None takes the model's own.
-        data_path: JSON lines, or a folder of such files.
-        out: folder of the result, which must not exist or be empty.
-        plan: what is asked for.
+    model      folder of the checkpoint.
+    spec       pattern as for serve; None takes the model's own.
+    data_path  JSON lines, or a folder of such files.
+    out        folder of the result, which must not exist or be empty.
+    plan       what is asked for.
 
     Raises:
         UserError: what does not fit, in one sentence.

@@ -28,7 +28,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def tensors_of(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """All tensors of a state, by name; the optimiser's are made where there are none yet."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         state = optimizer.state[parameter]
         if not state:
@@ -37,10 +37,10 @@ def tensors_of(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optim
             state["step"] = torch.zeros((), dtype=torch.float32, device=at)
             for moment in _MOMENTS:
                 state[moment] = torch.zeros_like(parameter, requires_grad=False)
-        found[f"model.{name}"] = parameter.detach()
+        tensors[f"model.{name}"] = parameter.detach()
         for key in ("step", *_MOMENTS):
-            found[f"adam.{key}.{name}"] = state[key]
-    return found
+            tensors[f"adam.{key}.{name}"] = state[key]
+    return tensors
 
 
 @contextmanager
@@ -101,10 +101,10 @@ def load(
     Raises:
         DistillError: it was made with another plan, pattern, model or data.
     """
-    found = states(folder)
-    if not found:
+    folders = states(folder)
+    if not folders:
         return 0
-    progress = json.loads((found[-1] / "progress.json").read_text())
+    progress = json.loads((folders[-1] / "progress.json").read_text())
     differing = sorted(key for key, value in expected.items() if progress.get(key) != value)
     if differing:
         raise DistillError(
@@ -114,7 +114,7 @@ def load(
     with _quiet():
         read_shards(
             tensors_of(parameters, optimizer),
-            storage_reader=FileSystemReader(found[-1]),
+            storage_reader=FileSystemReader(folders[-1]),
             no_dist=processes.mesh is None,
         )
     return int(progress["step"])

@@ -41,8 +41,8 @@ def outline(config: ModelConfig, pattern: Pattern, stage: Stage, dtype: torch.dt
         model = DsaModel(config, pattern, dtype)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learns(name, stage))
-            kept = torch.float64 if dtype == torch.float64 else torch.float32 if parameter.requires_grad else dtype
-            parameter.data = parameter.data.to(kept)
+            wide = torch.float64 if dtype == torch.float64 else torch.float32 if parameter.requires_grad else dtype
+            parameter.data = parameter.data.to(wide)
     return model
 
 
@@ -53,14 +53,14 @@ def build(
     stage: Stage,
     dtype: torch.dtype,
     processes: Processes,
-    given: dict[str, torch.Tensor] | None = None,
+    trained: dict[str, torch.Tensor] | None = None,
 ) -> DsaModel:
-    """The checkpoint's model, sharded; `given` tensors (an earlier stage's) replace the checkpoint's."""
+    """The checkpoint's model, sharded; `trained` tensors (an earlier stage's) replace the checkpoint's."""
     model = outline(config, pattern, stage, dtype)
     checkpoint.check(shapes_of(model.state_dict().items()))
     parallel.shard(model, processes)
     model.to_empty(device=processes.device)
-    checkpoint.load(model, given)
+    checkpoint.load(model, trained)
     return model
 
 
@@ -82,8 +82,8 @@ def sample_rows(batch: Batch, queries: int | None, seeds: list[int]) -> tuple[to
         generator = torch.Generator(tokens.device).manual_seed(seed)
         # A sequence of padding alone has nothing to draw from: its weight is zero.
         drawn.append(torch.multinomial(each + (each.sum() == 0), queries, replacement=True, generator=generator))
-    found = torch.stack(drawn)
-    return found, telling.gather(1, found) / found.numel()
+    picks = torch.stack(drawn)
+    return picks, telling.gather(1, picks) / picks.numel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ class Figures:
 class Trainer:
     """One stage of a run.
 
-    Attributes:
-        step: steps taken. parameters: what learns, by the checkpoint's names.
+    step  steps taken. parameters: what learns, by the checkpoint's names.
     """
 
     def __init__(self, model: DsaModel, source: Source, plan: Plan, stage: Stage, processes: Processes) -> None:
@@ -153,7 +152,7 @@ class Trainer:
         Raises:
             FloatingPointError: the loss or its gradient is not finite; nothing was changed.
         """
-        plan, kept = self.plan, torch.zeros(0)
+        plan, total = self.plan, torch.zeros(0)
         for micro in range(plan.accumulate):
             numbers = self.numbers(micro)
             batch = self.source.batch(numbers).to(self.processes.device)
@@ -172,10 +171,10 @@ class Trainer:
                 )
             ((losses.kl.sum() + losses.lm) / plan.accumulate).backward()  # type: ignore[no-untyped-call]
             flat = torch.cat([losses.kl, losses.entropy, losses.mass, losses.lm[None]]).detach() / plan.accumulate
-            kept = flat if micro == 0 else kept + flat
-        found = nn.utils.clip_grad_norm_(self.parameters.values(), plan.clip)
-        norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
-        figures = self._figures(self.processes.mean(kept), norm, measure)
+            total = flat if micro == 0 else total + flat
+        length = nn.utils.clip_grad_norm_(self.parameters.values(), plan.clip)
+        norm = float(length.full_tensor() if hasattr(length, "full_tensor") else length)
+        figures = self._figures(self.processes.mean(total), norm, measure)
         if not (math.isfinite(figures.loss) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(f"loss {figures.loss}, gradient {norm}")
@@ -209,12 +208,11 @@ def train(
 ) -> bool:
     """Take steps until the stage is over, going on where a state in `folder` stopped; whether it is over.
 
-    Args:
-        trainer: at its first step.
-        folder: of the stage's states.
-        expected: what a state must say to belong to this run; see state.load.
-        report: given trainer, figures and seconds of the steps since the last report, on every logged step.
-        deadline: time.monotonic() at which to save and stop.
+    trainer   at its first step.
+    folder    of the stage's states.
+    expected  what a state must say to belong to this run; see state.load.
+    report    given trainer, figures and seconds of the steps since the last report, on every logged step.
+    deadline  time.monotonic() at which to save and stop.
 
     Raises:
         DistillError: a loss or gradient that is not finite; the last good step's state is saved.

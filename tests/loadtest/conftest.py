@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from sgl_indexcache.loadtest.execute import run_and_report
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.options import RunOptions
 from sgl_indexcache.loadtest.report.document import load_report
-from sgl_indexcache.loadtest.target import Target
 from sgl_indexcache.loadtest.workload.spec import Workload, load_workload
 
 
@@ -51,6 +50,19 @@ def serve(mocks: ModuleType) -> Iterator[Callable[..., Any]]:
         thread.__exit__()
 
 
+@pytest.fixture
+def simulate(mocks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`simulate(plan)` is `serve(plan)` in virtual time; see virtual.py."""
+    network = _module("virtual").Network()
+    network.install(monkeypatch)
+
+    def add(plan: Callable[[int], Any] | None = None) -> SimpleNamespace:
+        mock = mocks.Mock(plan or (lambda number: mocks.Plan()))
+        return SimpleNamespace(mock=mock, url=network.add(mock))
+
+    return add
+
+
 def single(**keys: Any) -> Workload:
     """One-request sessions of 100 prompt and 8 output tokens, with overrides."""
     base: dict[str, Any] = {"context_tokens": 100, "output_tokens": 8, "turns": 1}
@@ -68,8 +80,7 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
     def go(url: str, **keys: Any) -> Ran:
         nonlocal count
         count += 1
-        target = {name: keys.pop(name) for name in ("api", "timeout", "prompt", "plain", "extra") if name in keys}
-        target.setdefault("api", "generate")
+        keys.setdefault("api", "generate")
         workload = keys.pop("workload", None)
         if isinstance(workload, str):
             workload = load_workload(workload)
@@ -79,7 +90,7 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
             keys["levels"] = [Level("closed", concurrency, concurrency)]
         keys.setdefault("scrape_interval", 0.0)
         keys.setdefault("out", tmp_path / f"run-{count}")
-        options = RunOptions(target=Target(url=url, **target), workload=workload, html=False, quiet=True, **keys)
+        options = RunOptions(url=url, workload=workload, html=False, quiet=True, **keys)
         document = run_and_report(options, Console(quiet=True))
         return document, load_report(options.out)[1]
 

@@ -23,17 +23,23 @@ FAULTS = (
 
 @dataclass
 class Plan:
-    """How one request is answered. Delays in seconds; `gaps` repeats, `fault` is one of FAULTS or None."""
+    """How one request is answered. Delays in seconds; `gaps` repeats, `fault` is one of FAULTS or None.
+
+    together  events of one write
+    held      nothing is sent while this is true
+    """
 
     ttft: float = 0.0
     gaps: tuple[float, ...] = (0.0,)
     fault: str | None = None
     cached: int = 0
+    together: int = 1
+    held: Callable[[], bool] = lambda: False
 
 
 @dataclass
 class Seen:
-    """One request as the server saw it; times of time.perf_counter()."""
+    """One request as the server saw it; times of the mock's clock."""
 
     path: str
     body: dict[str, Any]
@@ -47,11 +53,10 @@ class Mock:
 
     def __init__(self, plan: Callable[[int], Plan] = lambda number: Plan(), keep_bodies: bool = True) -> None:
         self.plan = plan
+        self.clock: Callable[[], float] = time.perf_counter
         self.log: list[Seen] = []
         self.count = 0
         self.flushed = 0
-        self.stall_until = 0.0
-        """until this time of time.perf_counter() no request is answered"""
         self._keep = keep_bodies
         self.prompt_tokens = self.cached_tokens = 0
 
@@ -99,7 +104,7 @@ class Mock:
         return web.Response()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        received = time.perf_counter()
+        received = self.clock()
         raw = await request.read()
         number = self.count
         self.count += 1
@@ -110,15 +115,17 @@ class Mock:
             self.log.append(seen)
         if (early := await self._early_fault(request, plan)) is not None:
             return early
-        wait = max(plan.ttft, self.stall_until - received)
         stream = Stream(request.path, body, plan)
         self.prompt_tokens += stream.prompt
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        due = received + wait
+        due = received + plan.ttft
         tokens = 0 if plan.fault == "empty" else stream.tokens
+        while plan.held():
+            await asyncio.sleep(0.02)
+        piece = b""
         for index in range(tokens):
-            await _until(due)
+            await self._until(due)
             if index == max(1, tokens // 2):
                 if plan.fault == "break":
                     assert request.transport is not None
@@ -134,16 +141,25 @@ class Mock:
                 if plan.fault == "error_event":
                     await response.write(b'data: {"error": {"message": "out of memory", "code": 500}}\n\n')
             last = index == tokens - 1 and plan.fault != "no_finish"
-            now = time.perf_counter()
+            now = self.clock()
             if self._keep:
                 seen.emitted.append(now)
-            await response.write(stream.event(index, last=last, now=now))
+            piece += stream.event(index, last=last, now=now)
+            if (index + 1) % plan.together == 0 or index == tokens - 1:
+                await response.write(piece)
+                piece = b""
             due += plan.gaps[index % len(plan.gaps)]
         if not tokens:
             await response.write(stream.event(-1, last=True, now=0.0))
         await response.write(stream.ending())
         await response.write_eof()
         return response
+
+    async def _until(self, due: float) -> None:
+        # The loop's timers end up to a millisecond early or late; the log says what really happened.
+        delay = due - self.clock()
+        if delay > 0:
+            await asyncio.sleep(delay)
 
     async def _early_fault(self, request: web.Request, plan: Plan) -> web.Response | None:
         fault = plan.fault or ""
@@ -203,13 +219,6 @@ class Stream:
             return b"data: [DONE]\n\n"
         usage = self._usage(0 if self._plan.fault == "empty" else self.tokens)
         return b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n"
-
-
-async def _until(due: float) -> None:
-    # The loop's timers end up to a millisecond early or late; the log says what really happened.
-    delay = due - time.perf_counter()
-    if delay > 0:
-        await asyncio.sleep(delay)
 
 
 class MockThread:

@@ -20,7 +20,7 @@ from sgl_indexcache.loadtest.measure.histogram import EXACT, PRECISION, Histogra
 from sgl_indexcache.loadtest.measure.metrics import Metrics
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.measure.slo import parse_slo
-from sgl_indexcache.loadtest.measure.timeline import MOST_BINS, Timeline
+from sgl_indexcache.loadtest.measure.timeline import MAX_BINS, Timeline
 from sgl_indexcache.loadtest.report.fail_if import parse_condition
 from sgl_indexcache.loadtest.units import parse_quantity, parse_seconds
 
@@ -110,21 +110,19 @@ def test_no_durations(text: str) -> None:
 
 
 def test_shapes() -> None:
-    default = Level("closed", 4, 4)
+    def levels(concurrency: str | None = None, rate: str | None = None, ramp: str | None = None) -> list[Level]:
+        return parse_levels(concurrency, rate, "constant", ramp)
 
-    def levels(concurrency: str | None = None, rate: str | None = None, ramp: float | None = None) -> list[Level]:
-        return parse_levels(concurrency, rate, ramp, "constant", default)
-
-    assert levels() == [default]
+    assert levels() == []
     assert [level.end for level in levels("1,2,4")] == [1, 2, 4]
     assert list(islice(levels(rate="4")[0].arrival_times(0), 4)) == [0, 0.25, 0.5, 0.75]
-    assert levels("1..5", ramp=8.0)[0].worker_starts() == [0, 2, 4, 6, 8]
-    ramp = list(islice(levels(rate="1..3", ramp=10.0)[0].arrival_times(0), 50))
+    assert levels("1..5", ramp="8s")[0].worker_starts() == [0, 2, 4, 6, 8]
+    ramp = list(islice(levels(rate="1..3", ramp="10s")[0].arrival_times(0), 50))
     assert sum(time < 10 for time in ramp) == 20, "the mean rate of the ramp is 2"
     assert ramp[41] - ramp[40] == pytest.approx(1 / 3)
     for bad in (
         {"concurrency": "1", "rate": "1"}, {"concurrency": "0"}, {"concurrency": "1.5"}, {"rate": "x"},
-        {"rate": "-1"}, {"concurrency": "1..4"}, {"concurrency": "4..1", "ramp": 5.0}, {"ramp": 5.0},
+        {"rate": "-1"}, {"concurrency": "1..4"}, {"concurrency": "4..1", "ramp": "5s"}, {"ramp": "5s"},
         {"concurrency": "1,"}, {"rate": "nan"}, {"concurrency": "1000000"},
     ):  # fmt: skip
         with pytest.raises(OptionError):
@@ -177,13 +175,13 @@ def test_refused_conditions(text: str) -> None:
 
 def test_a_timeline_stays_bounded() -> None:
     timeline = Timeline()
-    for second in range(3 * MOST_BINS):
+    for second in range(3 * MAX_BINS):
         timeline.sent(second)
         timeline.tokens(second, 2)
         timeline.done(second + 0.5, True)
     found = timeline.document()
-    assert (found["width"], sum(found["done"]), sum(found["tokens"])) == (4.0, 3 * MOST_BINS, 6 * MOST_BINS)
-    assert len(found["sent"]) <= MOST_BINS
+    assert (found["width"], sum(found["done"]), sum(found["tokens"])) == (4.0, 3 * MAX_BINS, 6 * MAX_BINS)
+    assert len(found["sent"]) <= MAX_BINS
     assert max(found["in_flight"]) == 1
 
 

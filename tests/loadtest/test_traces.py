@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_indexcache.loadtest.drive.shape import Level
 from sgl_indexcache.loadtest.errors import LoadTestError, OptionError, TraceError, WorkloadError
 from sgl_indexcache.loadtest.traces import load_trace, mooncake
 from sgl_indexcache.loadtest.workload.material import IdMaterial, TextMaterial
@@ -63,7 +62,7 @@ def test_hostile_lines_are_refused_with_line_and_reason_and_nothing_is_sent(
     path.write_bytes(text.encode(errors="surrogateescape"))
     server = serve()
     with pytest.raises(TraceError) as caught:
-        run(server.url, trace=path, trace_format="mooncake", levels=[Level("trace")])
+        run(server.url, trace=path, trace_format="mooncake")
     assert str(caught.value).startswith("t.jsonl line 3: ")
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -163,14 +162,14 @@ def test_content_depends_on_seed_and_block_alone() -> None:
     assert not np.array_equal(one, other)
 
 
-def test_replay_keeps_times_and_speed(tmp_path: Path, serve: Callable[..., Any], run: Callable[..., Any]) -> None:
+def test_replay_keeps_times_and_speed(tmp_path: Path, simulate: Callable[..., Any], run: Callable[..., Any]) -> None:
     lines = [{**GOOD, "timestamp": 200 * number, "hash_ids": [1, number + 2]} for number in range(5)]
     path = write(tmp_path / "t.jsonl", *lines)
     for speed in (1.0, 2.0):
-        server = serve()
-        document, records = run(server.url, trace=path, levels=[Level("trace")], speed=speed)
+        server = simulate()
+        document, records = run(server.url, trace=path, speed=speed)
         offsets = [seen.received - server.mock.log[0].received for seen in server.mock.log]
-        assert offsets == pytest.approx([0.2 * number / speed for number in range(5)], abs=0.03)
+        assert offsets == pytest.approx([0.2 * number / speed for number in range(5)], abs=1e-9)
         assert [record.planned for record in records] == ["cold"] + ["warm"] * 4
         assert document["run"]["trace"] == "t.jsonl", "the name alone, no folder"
 
@@ -239,7 +238,7 @@ def test_our_own_run_is_replayed_with_the_same_bytes(
 ) -> None:
     first, again = serve(), serve()
     run(first.url, workload="demo", sessions=3, concurrency=2, salt="s", out=tmp_path / "r")
-    run(again.url, trace=tmp_path / "r" / "report.json", levels=[Level("trace")], salt="s")
+    run(again.url, trace=tmp_path / "r" / "report.json", salt="s")
     bodies = [sorted(json.dumps(seen.body) for seen in server.mock.log) for server in (first, again)]
     assert bodies[0] == bodies[1]
 

@@ -50,7 +50,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
     for name in FILES:
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, source / name)
@@ -58,12 +59,22 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory, source: Path, run_python: RunPython) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    options = ("-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out))
-    run_python("-m", "pip", "wheel", *options, str(source), cwd=source)
-    (built,) = out.glob("*.whl")
-    return built
+def build(tmp_path_factory: pytest.TempPathFactory, run_python: RunPython) -> Callable[[Path], Path]:
+    """The wheel of a source tree."""
+
+    def build(source: Path) -> Path:
+        out = tmp_path_factory.mktemp("wheel")
+        options = ("-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out))
+        run_python("-m", "pip", "wheel", *options, str(source), cwd=source)
+        (wheel,) = out.glob("*.whl")
+        return wheel
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def wheel(source: Path, build: Callable[[Path], Path]) -> Path:
+    return build(source)
 
 
 @pytest.fixture(scope="session")

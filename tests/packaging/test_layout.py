@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import site, sys
+import os, site, sys
 site.addsitedir(sys.argv[1])
 assert sys.path[-1] == sys.argv[1]
 import kernels
 print(kernels.__file__)
 import sgl_indexcache.kernels.benchmarks, sgl_indexcache.loadtest
-print(sgl_indexcache.kernels.__file__)
-print(sgl_indexcache.kernels.benchmarks.__file__)
-print(sgl_indexcache.loadtest.__file__)
+print(os.path.realpath(sgl_indexcache.kernels.__file__))
+print(os.path.realpath(sgl_indexcache.kernels.benchmarks.__file__))
+print(os.path.realpath(sgl_indexcache.loadtest.__file__))
 """
 
 

@@ -1,7 +1,9 @@
 """What a user installs: all of our packages under one name, and nothing beside it."""
 
 import configparser
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,31 @@ ROOMS = {
     "kernels/benchmarks": "sgl_indexcache/kernels/benchmarks",
     "loadtest/src": "sgl_indexcache/loadtest",
 }
+LINKS = {
+    "sgl_indexcache/kernels": "kernels/src",
+    "sgl_indexcache/loadtest": "loadtest/src",
+    "kernels/src/benchmarks": "kernels/benchmarks",
+}
 DIST_INFO = f"sgl_indexcache-{sgl_indexcache.__version__}.dist-info"
 
 
 @pytest.fixture(scope="module")
 def names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
+        names = archive.namelist()
+    assert len(names) == len(set(names)), "every file once"
+    return set(names)
+
+
+def test_the_links_are_for_tools_alone(source: Path, names: set[str], build: Callable[[Path], Path], tmp_path) -> None:
+    """mypy and editors see the mapped rooms through links; a tree that lost them gives the same wheel."""
+    assert [(source / link).resolve().relative_to(source).as_posix() for link in LINKS] == list(LINKS.values())
+    bare = tmp_path / "bare"
+    shutil.copytree(source, bare, symlinks=True, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    for link in LINKS:
+        (bare / link).unlink()
+    with zipfile.ZipFile(build(bare)) as archive:
+        assert set(archive.namelist()) == names
 
 
 def test_has_one_top_level_package(names: set[str]) -> None:

@@ -20,7 +20,14 @@ from sgl_indexcache.live.server import Server
 from sgl_indexcache.nano.random_model import RandomModelSpec, write_random_model
 from sgl_indexcache.pattern import Pattern, wire
 from sgl_indexcache.telemetry import names
-from sgl_indexcache.telemetry.events import Fallback, PatternChanged, PrefixEvicted, PrefixReused, PrefixStored
+from sgl_indexcache.telemetry.events import (
+    Envelope,
+    Fallback,
+    PatternChanged,
+    PrefixEvicted,
+    PrefixReused,
+    PrefixStored,
+)
 from sgl_indexcache.telemetry.subscriber import Subscriber
 
 from ..server import cpu_server, post
@@ -117,18 +124,17 @@ def story(server: Server) -> Story:
         for _ in range(3):
             generate(server)
         # Counters come to /metrics within a second of the last step.
-        for _ in range(40):
+        while (values := in_metrics(server)) != (here := in_server_info(server)):
             time.sleep(0.25)
-            values, here = in_metrics(server), in_server_info(server)
-            if values == here:
-                break
         state = server.indexcache_state()
         post(server, "/flush_cache")
         post(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
-        time.sleep(1.5)
-        told = subscriber.replay()
-    assert told is not None
-    return Story(fresh, values, here, state, told, scraped(server))
+        told: list[Envelope] = []
+        while not any(isinstance(envelope.event, PatternChanged) for envelope in told):
+            told += subscriber.replay() or []
+    while sum((after := scraped(server))["sgl_indexcache_events_total"].values()) != len(told):
+        time.sleep(0.25)
+    return Story(fresh, values, here, state, told, after)
 
 
 def test_what_is_scraped_is_the_catalogue_before_any_request(story: Story) -> None:

@@ -53,8 +53,12 @@ def reader(publish: Any) -> Iterator[tuple[Publisher, Subscriber]]:
     with Subscriber(publisher.address.events, publisher.address.replay) as subscriber:
         assert subscriber.replay() == []
         # A subscription travels by itself; what it missed is what a replay is for.
-        wait(lambda: events.emit(fallback(-1)) or subscriber.poll(0.05))
-        subscriber.poll(0.2)
+        count, known = 0, 0
+        while known < count or not known:
+            if not known:
+                events.emit(fallback(-1))
+                count += 1
+            known = max([known, *(envelope.sequence for envelope in subscriber.poll(0.05))])
         yield publisher, subscriber
 
 

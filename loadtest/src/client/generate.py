@@ -46,12 +46,12 @@ _REPLY_DECODER = msgspec.json.Decoder(_EventWithReply)
 class GenerateReader(Reader):
     """Every event says how many tokens its sample has; text and ids are those since the sample's begin."""
 
-    __slots__ = ("_keep", "_seen")
+    __slots__ = ("_counts", "_keep")
 
     def __init__(self, keep_reply: bool) -> None:
         super().__init__()
         self._keep = keep_reply
-        self._seen: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
 
     def feed(self, data: bytes) -> int:
         try:
@@ -63,17 +63,17 @@ class GenerateReader(Reader):
         meta = event.meta_info
         if meta is None:
             raise BadEventError("meta_info is missing")
-        seen = self._seen.get(event.index, 0)
-        self._seen[event.index] = max(seen, meta.completion_tokens)
+        before = self._counts.get(event.index, 0)
+        self._counts[event.index] = max(before, meta.completion_tokens)
         self.prompt = meta.prompt_tokens if meta.prompt_tokens is not None else self.prompt
         self.cached = meta.cached_tokens if meta.cached_tokens is not None else self.cached
-        self.output = sum(self._seen.values())
+        self.output = sum(self._counts.values())
         if meta.finish_reason is not None:
             self.finished += 1
             self.aborted |= meta.finish_reason.type == "abort"
         if isinstance(event, _EventWithReply) and event.index == 0:
             self.reply_text, self.reply_ids = event.text, event.output_ids
-        return max(0, meta.completion_tokens - seen)
+        return max(0, meta.completion_tokens - before)
 
 
 class Generate:

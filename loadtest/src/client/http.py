@@ -1,7 +1,6 @@
 """Sends one request and fills its record. Thousands may be under way in one event loop."""
 
 import asyncio
-import time
 from array import array
 from collections.abc import Callable
 
@@ -30,18 +29,19 @@ class Answer:
 class Client:
     """An HTTP client for one API of one server; use as an async context manager.
 
-    begin    value of time.perf_counter() at which the run's clock is 0
+    now      seconds on the run's clock
     timeout  seconds for a whole request
     tokens   called with (now, count) when tokens arrive
     """
 
     def __init__(
-        self, url: str, dialect: Dialect, begin: float, timeout: float, headers: dict[str, str] | None = None,
+        self, url: str, dialect: Dialect, now: Callable[[], float], timeout: float,
+        headers: dict[str, str] | None = None,
         tokens: Callable[[float, int], None] = lambda now, count: None,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/") + dialect.path
         self.dialect = dialect
-        self._begin, self._timeout, self._tokens = begin, timeout, tokens
+        self.now, self._timeout, self._tokens = now, timeout, tokens
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._session: aiohttp.ClientSession | None = None
 
@@ -61,10 +61,6 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         assert self._session is not None
         await self._session.close()
-
-    def now(self) -> float:
-        """Seconds on the run's clock."""
-        return time.perf_counter() - self._begin
 
     async def send(self, body: bytes, record: Record, keep_reply: bool = False) -> Answer:
         """Send `body` now and fill `record`; never raises for a failure of the server.
@@ -105,7 +101,7 @@ class Client:
         gaps = answer.gaps
         done = False
         async for chunk in response.content.iter_any():
-            now = time.perf_counter() - self._begin
+            now = self.now()
             count = 0
             for data in parser.feed(chunk):
                 if data == _DONE:
@@ -117,10 +113,13 @@ class Client:
             self._tokens(now, count)
             record.events += count
             if record.first is None or record.last is None:
+                # What comes with the first token was not waited for: a gap of 0 each.
                 record.first = record.last = now
-                continue
+                count -= 1
             gap = now - record.last
             record.last = now
+            if not count:
+                continue
             if record.itl_max is None or gap > record.itl_max:
                 record.itl_max = gap
             # Tokens that come together share their gap, as other tools count them; with several samples the

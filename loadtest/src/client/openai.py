@@ -52,12 +52,12 @@ _DECODER = msgspec.json.Decoder(_Chunk)
 class OpenAiReader(Reader):
     """Reads chunks of either API. Without running counts, a chunk with content counts as one token."""
 
-    __slots__ = ("_keep", "_seen")
+    __slots__ = ("_counts", "_keep")
 
     def __init__(self, keep_reply: bool) -> None:
         super().__init__()
         self._keep = keep_reply
-        self._seen: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
 
     def feed(self, data: bytes) -> int:
         try:
@@ -69,13 +69,13 @@ class OpenAiReader(Reader):
         usage = chunk.usage
         tokens = 0
         for choice in chunk.choices:
-            seen = self._seen.get(choice.index, 0)
+            before = self._counts.get(choice.index, 0)
             if usage is not None and usage.completion_tokens is not None:
                 now = usage.completion_tokens
             else:
-                now = seen + (1 if _has_content(choice) else 0)
-            tokens += max(0, now - seen)
-            self._seen[choice.index] = max(now, seen)
+                now = before + (1 if _has_content(choice) else 0)
+            tokens += max(0, now - before)
+            self._counts[choice.index] = max(now, before)
             if choice.finish_reason is not None:
                 self.finished += 1
                 self.aborted |= choice.finish_reason == "abort"
@@ -92,7 +92,7 @@ class OpenAiReader(Reader):
             self.cached = usage.prompt_tokens_details.cached_tokens
         if usage.completion_tokens is not None:
             # A chunk's running count is of its own sample, the closing one of all.
-            self.output = usage.completion_tokens if last else sum(self._seen.values())
+            self.output = usage.completion_tokens if last else sum(self._counts.values())
 
 
 def _has_content(choice: _Choice) -> bool:

@@ -1,7 +1,7 @@
 """Runs one stage: starts sessions as the shape says, ends in good order."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from sgl_indexcache.loadtest.drive.gate import Gate
@@ -23,7 +23,7 @@ class Driver:
 
     def __init__(
         self, level: Level, source: Iterator[Session], player: Player, gate: Gate, begin: float,
-        now: "Any", seed: int, sessions: int | None, duration: float | None, speed: float = 1.0,
+        now: Callable[[], float], seed: int, sessions: int | None, duration: float | None, speed: float = 1.0,
     ) -> None:  # fmt: skip
         self._level, self._source, self._player, self._gate = level, source, player, gate
         self._begin, self._now, self._seed = begin, now, seed

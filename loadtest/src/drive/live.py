@@ -54,21 +54,21 @@ class Dashboard:
 
 def table(metrics: Metrics) -> Table:
     """Requests, hit rate, TTFT, TPOT and gaps of the classes so far."""
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     heads = ("", "requests", "hits", "TTFT p50", "p99", "from intended p99", "TPOT p50", "p99", "gap p99", "e2e p99")
     for head in heads:
-        shown.add_column(head, justify="left" if not head else "right")
+        table.add_column(head, justify="left" if not head else "right")
     for name in _SHOWN:
         if (group := metrics.groups.get(name)) is None:
             continue
-        found = group.histograms
+        histograms = group.histograms
         cells = [
-            show_seconds(found[metric].percentile(percent))
+            show_seconds(histograms[metric].percentile(percent))
             for metric, percent in (
                 ("ttft", 50), ("ttft", 99), ("ttft_intended", 99), ("tpot", 50), ("tpot", 99), ("itl", 99),
                 ("e2e", 99),
             )
         ]  # fmt: skip
         hits = "–" if group.hit_rate is None else f"{group.hit_rate:.0%}"
-        shown.add_row(name, str(group.requests), hits, *cells)
-    return shown
+        table.add_row(name, str(group.requests), hits, *cells)
+    return table

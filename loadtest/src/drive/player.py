@@ -80,8 +80,8 @@ class Player:
     async def _branch(self, turn: Turn, now: float, history: list[Piece], known: int, index: int) -> float:
         if not turn.children or self._gate.stopped:
             return now
-        played = [self._play(child, now, list(history), known, branch=True, index=index) for child in turn.children]
-        return max(now, *await asyncio.gather(*played))
+        branches = [self._play(child, now, list(history), known, branch=True, index=index) for child in turn.children]
+        return max(now, *await asyncio.gather(*branches))
 
     async def _request(self, body: bytes, record: Record, keep_reply: bool) -> tuple[Record, Answer] | None:
         """Send at the intended time, with retries; the last attempt, or None when nothing may be sent."""

@@ -10,8 +10,8 @@ import msgspec
 
 PATHS = ("/metrics", "/server_info")
 PREFIXES = ("sglang:", "sglang_", "sgl_indexcache", "indexcache", "vllm:")
-MOST_SAMPLES = 2_000
-MOST_SERIES = 400
+MAX_SAMPLES = 2_000
+MAX_SERIES = 400
 LARGEST_ANSWER = 32 << 20
 _TIMEOUT_S = 5.0
 _COUNTERS = ("_total", "_count", "_sum")
@@ -24,7 +24,7 @@ _SUMMED = {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank", "dp
 class Scraper:
     """Collects number series by name; a series is a list of [seconds, value].
 
-    When MOST_SAMPLES rows are reached, every second one is dropped and the interval doubles, so memory stays
+    When MAX_SAMPLES rows are reached, every second one is dropped and the interval doubles, so memory stays
     bounded however long the run is.
     """
 
@@ -85,11 +85,11 @@ class Scraper:
                 self.errors += 1
         values |= recall(values)
         for name in list(values):
-            if name not in self._names and len(self._names) >= MOST_SERIES:
+            if name not in self._names and len(self._names) >= MAX_SERIES:
                 del values[name]
         self._names |= set(values)
         self._rows.append((now, values))
-        if len(self._rows) >= MOST_SAMPLES:
+        if len(self._rows) >= MAX_SAMPLES:
             self._rows = self._rows[::2]
             self._interval *= 2
 
@@ -98,7 +98,8 @@ class Scraper:
         if not isinstance(data, dict):
             raise ValueError("an object is needed")
         states = data.get("internal_states")
-        state = states[0] if isinstance(states, list) and states and isinstance(states[0], dict) else {}
+        states = states if isinstance(states, list) else []
+        state = states[0] if states and isinstance(states[0], dict) else {}
         ours = state.get("indexcache")
         if not self.info:
             self.info = {name: data[name] for name in ("version", "model_path", "served_model_name") if name in data}
@@ -175,8 +176,8 @@ def parse_spelled(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def series_name(name: str, labels: Mapping[str, str]) -> str:
     """The name of the series that a sample is added to."""
-    kept = sorted(f'{label}="{value}"' for label, value in labels.items() if label not in _SUMMED)
-    return f"{name}{{{','.join(kept)}}}" if kept and name.startswith(_OURS) else name
+    own = sorted(f'{label}="{value}"' for label, value in labels.items() if label not in _SUMMED)
+    return f"{name}{{{','.join(own)}}}" if own and name.startswith(_OURS) else name
 
 
 def recall(values: Mapping[str, float]) -> dict[str, float]:
@@ -189,10 +190,10 @@ def recall(values: Mapping[str, float]) -> dict[str, float]:
 
 def numbers(tree: dict[str, Any], name: str) -> list[tuple[str, float]]:
     """The numbers at the leaves of a tree of objects, with dotted names."""
-    found: list[tuple[str, float]] = []
+    leaves: list[tuple[str, float]] = []
     for key, value in tree.items():
         if isinstance(value, dict):
-            found += numbers(value, f"{name}.{key}")
+            leaves += numbers(value, f"{name}.{key}")
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found.append((f"{name}.{key}", float(value)))
-    return found
+            leaves.append((f"{name}.{key}", float(value)))
+    return leaves

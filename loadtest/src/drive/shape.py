@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from sgl_indexcache.loadtest.errors import OptionError
+from sgl_indexcache.loadtest.units import parse_seconds
 
-MOST_CONCURRENT = 100_000
+MAX_CONCURRENT = 100_000
 _ARRIVALS = 3  # the stream of random numbers that arrival times come from
 
 
@@ -46,6 +45,8 @@ class Level:
 
     def arrival_times(self, seed: int) -> Iterator[float]:
         """open: when sessions arrive, seconds from the stage's begin, without end."""
+        import numpy as np  # every start of the command line reads this file
+
         rng = np.random.default_rng([seed, _ARRIVALS])
         area = 0.0
         while True:
@@ -63,14 +64,13 @@ class Level:
         return 2 * area / (low + math.sqrt(low * low + 2 * slope * area)) if area else 0.0
 
 
-def parse_levels(
-    concurrency: str | None, rate: str | None, ramp_s: float | None, arrivals: str, default: Level
-) -> list[Level]:
-    """The stages that the options ask for: `8`, a sweep `1,2,4`, or with a ramp `1..32`.
+def parse_levels(concurrency: str | None, rate: str | None, arrivals: str, ramp: str | None) -> list[Level]:
+    """The stages that the options ask for: `8`, a sweep `1,2,4`, or with a ramp `1..32`; none for none.
 
     Raises:
         OptionError: both options, a level that is not positive, a ramp without its time or the other way round.
     """
+    ramp_s = None if ramp is None else parse_seconds(ramp)
     if concurrency is not None and rate is not None:
         raise OptionError("--concurrency and --rate exclude each other: give one")
     if arrivals not in ("poisson", "constant"):
@@ -79,7 +79,7 @@ def parse_levels(
     if text is None:
         if ramp_s is not None:
             raise OptionError("--ramp needs --concurrency or --rate with two ends, like 1..32")
-        return [default]
+        return []
     flag = "--concurrency" if concurrency is not None else "--rate"
     if ".." in text:
         if ramp_s is None or ramp_s <= 0:
@@ -98,8 +98,8 @@ def _level(flag: str, low: float, high: float, ramp_s: float, arrivals: str) -> 
     process: Literal["poisson", "constant"] = "constant" if arrivals == "constant" else "poisson"
     if flag == "--rate":
         return Level("open", low, high, ramp_s, process)
-    if low != int(low) or high != int(high) or high > MOST_CONCURRENT:
-        raise OptionError(f"{flag} {high:g}: give whole numbers up to {MOST_CONCURRENT}")
+    if low != int(low) or high != int(high) or high > MAX_CONCURRENT:
+        raise OptionError(f"{flag} {high:g}: give whole numbers up to {MAX_CONCURRENT}")
     return Level("closed", low, high, ramp_s)
 
 

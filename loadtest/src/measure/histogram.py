@@ -88,8 +88,8 @@ class Histogram:
         if not self.count:
             return []
         shares = sorted([*(100.0 * k / points for k in range(points + 1)), 99.9])
-        found = self.percentiles(shares)
-        return [(value, share / 100) for value, share in zip(found, shares, strict=True) if value is not None]
+        values = self.percentiles(shares)
+        return [(value, share / 100) for value, share in zip(values, shares, strict=True) if value is not None]
 
     def nbytes(self) -> int:
         """Memory of the values or buckets."""

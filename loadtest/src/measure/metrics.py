@@ -6,11 +6,10 @@ from typing import Any
 
 from sgl_indexcache.loadtest.measure.groups import groups_of, order
 from sgl_indexcache.loadtest.measure.histogram import Histogram
-from sgl_indexcache.loadtest.measure.record import LATENCIES, Record
+from sgl_indexcache.loadtest.measure.record import LATENCIES, METRICS, Record
 from sgl_indexcache.loadtest.measure.slo import Slo
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-METRICS = (*LATENCIES, "itl")
 _CDFS = ("ttft", "ttft_intended", "tpot", "itl", "e2e")
 
 
@@ -121,7 +120,7 @@ class Metrics:
 
 
 def _group(group: Group, cdfs: bool) -> dict[str, Any]:
-    latencies = {name: _distribution(found) for name, found in group.histograms.items() if found.count}
+    latencies = {name: _distribution(histogram) for name, histogram in group.histograms.items() if histogram.count}
     document: dict[str, Any] = {
         "requests": group.requests,
         "prompt_tokens": group.prompt,
@@ -135,7 +134,13 @@ def _group(group: Group, cdfs: bool) -> dict[str, Any]:
     return document
 
 
-def _distribution(found: Histogram) -> dict[str, float | int | None]:
-    values = found.percentiles(list(PERCENTILES))
+def _distribution(histogram: Histogram) -> dict[str, float | int | None]:
+    values = histogram.percentiles(list(PERCENTILES))
     named = {f"p{percent:g}": value for percent, value in zip(PERCENTILES, values, strict=True)}
-    return {"count": found.count, "mean": found.mean, "min": found.minimum, **named, "max": found.maximum}
+    return {
+        "count": histogram.count,
+        "mean": histogram.mean,
+        "min": histogram.minimum,
+        **named,
+        "max": histogram.maximum,
+    }

@@ -109,3 +109,5 @@ class Record(msgspec.Struct, kw_only=True):
 
 LATENCIES = ("ttft", "ttft_intended", "e2e", "e2e_intended", "tpot", "queueing")
 """Properties of a Record that are durations."""
+METRICS = (*LATENCIES, "itl")
+"""What a group has distributions of."""

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-MOST_BINS = 3600
+MAX_BINS = 3600
 _NAMES = ("sent", "done", "failed", "tokens", "in_flight")
 
 
 class Timeline:
     """Bins of `width` seconds from the run's begin. When they run out, pairs are merged and `width` doubles."""
 
-    def __init__(self, width: float = 1.0, most: int = MOST_BINS) -> None:
+    def __init__(self, width: float = 1.0, max_bins: int = MAX_BINS) -> None:
         self.width = width
-        self._most = most
+        self._max_bins = max_bins
         self._bins: dict[str, list[float]] = {name: [] for name in _NAMES}
         self._flying = 0
 
@@ -37,7 +37,7 @@ class Timeline:
 
     def _place(self, now: float) -> int:
         place = int(max(0.0, now) / self.width)
-        while place >= self._most:
+        while place >= self._max_bins:
             self._merge()
             place = int(now / self.width)
         short = place + 1 - len(self._bins["sent"])

@@ -18,7 +18,7 @@ RESAMPLES = 1000
 FEWEST = 5
 """Requests a side below which nothing is said."""
 FEWEST_CLUSTERS = 8
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 _PART = 2_000_000
 # Least requests for a statistic: a tail of which no value lies beyond cannot be compared.
 _NEEDED = {"p50": FEWEST, "p90": 20, "p99": 200}
@@ -51,7 +51,7 @@ def compare(a: Sequence[Record], b: Sequence[Record], tolerance: float = 0.05, s
     rng = np.random.default_rng(seed)
     rows = []
     for group, metric in sorted(set(values_a) & set(values_b), key=lambda key: (order(key[0]), METRICS.index(key[1]))):
-        side_a, side_b = (_Side(found[group, metric], rng) for found in (values_a, values_b))
+        side_a, side_b = (_Side(values[group, metric], rng) for values in (values_a, values_b))
         for statistic, percent in STATISTICS.items():
             if min(side_a.count, side_b.count) >= (_NEEDED[statistic] if statistic != "p50" else 1):
                 rows.append(_row(group, metric, statistic, percent, side_a, side_b, tolerance, rng))
@@ -106,8 +106,8 @@ class _Side:
     """The values of one run in one bucket, sorted, with the cluster (session) of each."""
 
     def __init__(self, pairs: list[tuple[float, str]], rng: np.random.Generator) -> None:
-        if len(pairs) > MOST_VALUES:
-            chosen = rng.choice(len(pairs), MOST_VALUES, replace=False)
+        if len(pairs) > MAX_VALUES:
+            chosen = rng.choice(len(pairs), MAX_VALUES, replace=False)
             pairs = [pairs[place] for place in chosen]
         pairs.sort()
         self.values: _Floats = np.array([value for value, _ in pairs])
@@ -122,7 +122,7 @@ class _Side:
 
     def resampled(self, percent: float, rng: np.random.Generator) -> _Floats:
         """RESAMPLES values of the statistic."""
-        found: list[_Floats] = []
+        parts: list[_Floats] = []
         even = np.full(self.cluster_count, 1 / self.cluster_count)
         # In parts of bounded size: a weight for every value and resample stands in memory at once.
         rows = max(1, _PART // max(1, self.count))
@@ -130,12 +130,12 @@ class _Side:
             picks = rng.multinomial(self.cluster_count, even, min(rows, RESAMPLES - begin))
             total = np.cumsum(picks[:, self.clusters], axis=1, dtype=np.int32)
             ranks = np.maximum(1, np.ceil(percent / 100 * total[:, -1:]))
-            found.append(self.values[np.minimum((total < ranks).sum(axis=1), self.count - 1)])
-        return np.concatenate(found)
+            parts.append(self.values[np.minimum((total < ranks).sum(axis=1), self.count - 1)])
+        return np.concatenate(parts)
 
 
 def _collect(records: Sequence[Record]) -> dict[tuple[str, str], list[tuple[float, str]]]:
-    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    values: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for record in records:
         if record.ok and not record.warmup:
             for group in groups_of(record):
@@ -144,8 +144,8 @@ def _collect(records: Sequence[Record]) -> dict[tuple[str, str], list[tuple[floa
                     if value is not None:
                         # Sub-agents belong to their parent's session.
                         cluster = record.session.partition(".")[0]
-                        found.setdefault((group, metric), []).append((value, f"{record.stage}/{cluster}"))
-    return found
+                        values.setdefault((group, metric), []).append((value, f"{record.stage}/{cluster}"))
+    return values
 
 
 def _row(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgl_indexcache.loadtest.errors import OptionError
-from sgl_indexcache.loadtest.measure.metrics import METRICS
+from sgl_indexcache.loadtest.measure.record import METRICS
 from sgl_indexcache.loadtest.units import parse_quantity
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -44,8 +44,8 @@ class Condition:
     def _value(self, summary: dict[str, Any]) -> float | None:
         group = summary["groups"].get(self.group)
         if self.statistic is not None:
-            found = group["latency"].get(self.name) if group else None
-            return None if found is None else found[self.statistic]
+            distribution = group["latency"].get(self.name) if group else None
+            return None if distribution is None else distribution[self.statistic]
         if self.name == "hit_rate":
             return None if group is None else group["hit_rate"]
         if self.name == "goodput":
@@ -78,6 +78,11 @@ def parse_condition(text: str) -> Condition:
         known = ", ".join((*STATISTICS, *SCALARS))
         raise OptionError(f"--fail-if {text!r}: {match[1]} is not measured; it begins with one of {known}")
     return Condition(text.strip(), None, head, " ".join(rest) or "all", match[2], limit)
+
+
+def parse_conditions(texts: list[str] | None) -> list[Condition]:
+    """One of each text; see parse_condition."""
+    return [parse_condition(text) for text in texts or []]
 
 
 def violations(conditions: list[Condition], stages: list[dict[str, Any]]) -> list[str]:

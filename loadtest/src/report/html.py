@@ -8,14 +8,14 @@ from sgl_indexcache.loadtest.report.document import load_report
 from sgl_indexcache.loadtest.report.page import Section, figure, render
 from sgl_indexcache.loadtest.units import show_seconds
 
-MOST_POINTS = 4000
+MAX_POINTS = 4000
 """Requests in the scatter plot; of more, every k-th is drawn."""
 _CLASSES = ("all", "cold", "warm", "repeat")
 _COLORS = {"cold": "#0969da", "warm": "#1a7f37", "repeat": "#9a6700", "all": "#57606a", "failed": "#cf222e"}
 _FIGURES = (
     ("ttft", "TTFT"), ("ttft_intended", "TTFT from intended"), ("tpot", "TPOT"), ("itl", "gap"), ("e2e", "end to end"),
 )  # fmt: skip
-_MOST_SERIES = 24
+_MAX_SERIES = 24
 # Drawn first; the rest of the server's series follow in alphabetical order.
 _FIRST = (
     "indexcache.work", "indexcache.", "sgl_indexcache", "sglang:cache_hit_rate", "sglang:num_running_reqs",
@@ -138,15 +138,15 @@ def _sweep(stages: list[dict[str, Any]]) -> Section:
 
 
 def _requests(records: list[Record]) -> Section:
-    step = max(1, len(records) // MOST_POINTS)
-    shown = records[::step]
+    step = max(1, len(records) // MAX_POINTS)
+    sample = records[::step]
     traces = []
     for name in ("cold", "warm", "repeat"):
-        points = [record for record in shown if record.planned == name and record.ttft is not None and record.ok]
+        points = [record for record in sample if record.planned == name and record.ttft is not None and record.ok]
         if points:
             x, y = [record.sent for record in points], [record.first - record.sent for record in points if record.first]
             traces.append({**_line(name, x, y, _COLORS[name]), "mode": "markers", "marker": {"size": 5}})
-    failed = [record for record in shown if not record.ok]
+    failed = [record for record in sample if not record.ok]
     if failed:
         x, y = [record.sent for record in failed], [max(record.e2e, 1e-6) for record in failed]
         marker = {"size": 7, "symbol": "x"}
@@ -175,7 +175,7 @@ def _timeline(timeline: dict[str, Any]) -> Section:
 
 
 def _server(server: dict[str, Any]) -> Section:
-    names = sorted(server["series"], key=lambda name: (not name.startswith(_FIRST), name))[:_MOST_SERIES]
+    names = sorted(server["series"], key=lambda name: (not name.startswith(_FIRST), name))[:_MAX_SERIES]
     figures = []
     for name in names:
         times, values = zip(*server["series"][name], strict=True)

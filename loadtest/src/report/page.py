@@ -67,7 +67,7 @@ def render(title: str, status: str, good: bool, sections: Sequence[Section]) -> 
         ReportError: plotly is not installed.
     """
     try:
-        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+        from plotly.offline import get_plotlyjs
     except ImportError:
         raise ReportError("plots need a package: pip install plotly, then `loadtest report`") from None
     figures: list[dict[str, Any]] = []

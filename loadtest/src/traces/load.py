@@ -46,19 +46,12 @@ def load_trace(
     if form == "sharegpt":
         conversations = sharegpt.read(path)
         # The counts of tokens are part of the check, so all are made before the first is sent.
-        made = list(sharegpt.sessions(conversations, material, piece))
-        return Trace(form, False, len(made), iter(made))
+        sessions = list(sharegpt.sessions(conversations, material, piece))
+        return Trace(form, False, len(sessions), iter(sessions))
     if form == "recording":
-        found = recording.read(path)
-        played = recording.sessions(found, material, salt_mode, salt)
-        return Trace(form, True, len(found.starts), played)
+        source = recording.read(path)
+        return Trace(form, True, len(source.starts), recording.sessions(source, material, salt_mode, salt))
     raise OptionError(f"the trace format {form!r} is unknown: use one of {', '.join(FORMATS)}, or auto")
-
-
-def is_timed(path: Path, form: str) -> bool:
-    """Whether a trace of this format says when its sessions start. Raises as `load_trace` does."""
-    check_file(path)
-    return (_recognise(path) if form == "auto" else form) in ("mooncake", "recording")
 
 
 def _recognise(path: Path) -> str:

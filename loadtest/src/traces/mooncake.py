@@ -51,14 +51,14 @@ def read(path: Path) -> list[Request]:
         raise TraceError(f"{path.name} holds no request: a trace holds at least one")
     requests.sort(key=lambda request: request.start_s)
     begin = requests[0].start_s
-    seen: set[int] = set()
+    earlier: set[int] = set()
     for request in requests:
         request.start_s -= begin
         known = 0
-        while known < len(request.blocks) and request.blocks[known] in seen:
+        while known < len(request.blocks) and request.blocks[known] in earlier:
             known += 1
         request.sent_before = min(known * BLOCK, request.input_length)
-        seen.update(request.blocks)
+        earlier.update(request.blocks)
     return requests
 
 
@@ -68,8 +68,8 @@ def _request(record: dict[str, Any], where: Where) -> Request:
     outputs = whole(record, "output_length", 1, LONGEST_OUTPUT, where)
     blocks = record.get("hash_ids")
     if not isinstance(blocks, list):
-        found = "missing" if "hash_ids" not in record else kind(blocks)
-        raise where.refuse(f"hash_ids must be a list of block ids, it is {found}")
+        actual = "missing" if "hash_ids" not in record else kind(blocks)
+        raise where.refuse(f"hash_ids must be a list of block ids, it is {actual}")
     for block in blocks:
         if isinstance(block, bool) or not isinstance(block, int) or not 0 <= block <= LARGEST_ID:
             raise where.refuse(f"hash_ids holds {short(block)}, allowed are whole numbers from 0 to 2^63-1")
@@ -91,8 +91,8 @@ def sessions(requests: list[Request], material: Material, seed: int, salt: Piece
             size = min(BLOCK, left)
             left -= size
             # The whole block is made and cut, so that a last, shorter block is a prefix of its full self.
-            made = material.make("user", BLOCK, np.random.default_rng([seed, block]))
-            pieces.append(made if size == BLOCK else _cut(made, size))
+            piece = material.make("user", BLOCK, np.random.default_rng([seed, block]))
+            pieces.append(piece if size == BLOCK else _cut(piece, size))
         turn = Turn(new=(_joined(pieces),), output_tokens=request.output_length, reply=None)
         yield Session(
             id=f"{index}", prefix=prefix, turns=(turn,), index=index, start_s=request.start_s,

@@ -11,7 +11,7 @@ from sgl_indexcache.loadtest.errors import TraceError
 
 LONGEST_LINE = 64 << 20
 LARGEST_FILE = 2 << 30
-MOST_REQUESTS = 5_000_000
+MAX_REQUESTS = 5_000_000
 LONGEST_INPUT = 10_000_000
 LONGEST_OUTPUT = 1_000_000
 LATEST_S = 366 * 86400.0
@@ -52,8 +52,8 @@ def json_lines(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
             if not line.strip():
                 continue
             count += 1
-            if count > MOST_REQUESTS:
-                raise where.refuse(f"more than {MOST_REQUESTS} requests")
+            if count > MAX_REQUESTS:
+                raise where.refuse(f"more than {MAX_REQUESTS} requests")
             yield where, as_object(parse(line, where), where)
 
 
@@ -71,16 +71,16 @@ def as_object(value: Any, where: Where) -> dict[str, Any]:
     return value
 
 
-def whole(record: dict[str, Any], key: str, least: int, most: int, where: Where) -> int:
-    """The whole number under `key`, `least` to `most`. A float without a fraction is taken, a bool is not."""
+def whole(record: dict[str, Any], key: str, minimum: int, maximum: int, where: Where) -> int:
+    """The whole number under `key`, `minimum` to `maximum`. A float without a fraction is taken, a bool is not."""
     value = record.get(key)
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        found = "missing" if key not in record else kind(value)
-        raise where.refuse(f"{key} must be a whole number, it is {found}")
-    if not least <= value <= most:
-        raise where.refuse(f"{key} is {short(value)}, allowed are {least} to {most}")
+        actual = "missing" if key not in record else kind(value)
+        raise where.refuse(f"{key} must be a whole number, it is {actual}")
+    if not minimum <= value <= maximum:
+        raise where.refuse(f"{key} is {short(value)}, allowed are {minimum} to {maximum}")
     return value
 
 
@@ -88,8 +88,8 @@ def seconds(record: dict[str, Any], key: str, unit: float, where: Where) -> floa
     """The time under `key` in seconds; it was written in units of `unit` seconds."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        found = "missing" if key not in record else kind(value)
-        raise where.refuse(f"{key} must be a number, it is {found}")
+        actual = "missing" if key not in record else kind(value)
+        raise where.refuse(f"{key} must be a number, it is {actual}")
     time = float(value) * unit if abs(value) < 1e300 else math.inf
     if not 0 <= time <= LATEST_S:
         raise where.refuse(f"{key} is {short(value)}, allowed are 0 to {LATEST_S / unit:.0f}")
@@ -116,5 +116,5 @@ def short(value: object) -> str:
     """The value in at most 40 characters, for an error sentence."""
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number of more than 30 digits"
-    shown = str(value)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+    printed = str(value)
+    return printed if len(printed) <= 40 else printed[:37] + "..."

@@ -40,10 +40,10 @@ def read(path: Path) -> list[Conversation]:
     with path.open("rb") as file:
         head = file.read(4096).lstrip()
     records = _listed(path) if head.startswith(b"[") else json_lines(path)
-    found = [conversation for where, record in records if (conversation := _conversation(record, where))]
-    if not found:
+    conversations = [conversation for where, record in records if (conversation := _conversation(record, where))]
+    if not conversations:
         raise TraceError(f"{path.name} holds no conversation with a question and an answer: nothing can be sent")
-    return found
+    return conversations
 
 
 def _listed(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
@@ -65,19 +65,19 @@ def _conversation(record: dict[str, Any], where: Where) -> Conversation:
         raise where.refuse("conversations is missing")
     if not isinstance(messages, list):
         raise where.refuse(f"{key} must be a list, it is {kind(messages)}")
-    found: Conversation = []
+    turns: Conversation = []
     for message in messages:
         item = as_object(message, where)
         name = text(item, ("from", "role"), where)
         if name not in _ROLES:
             raise where.refuse(f"the role {name[:30]!r} is unknown")
-        found.append((_ROLES[name], text(item, ("value", "content"), where)))
+        turns.append((_ROLES[name], text(item, ("value", "content"), where)))
     # Datasets begin with stray answers and end with unanswered questions: both have nothing to measure.
-    while found and found[0][0] == "assistant":
-        found.pop(0)
-    while found and found[-1][0] != "assistant":
-        found.pop()
-    return found
+    while turns and turns[0][0] == "assistant":
+        turns.pop(0)
+    while turns and turns[-1][0] != "assistant":
+        turns.pop()
+    return turns
 
 
 def sessions(conversations: list[Conversation], material: Material, salt: Piece | None) -> Iterator[Session]:

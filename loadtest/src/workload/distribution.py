@@ -83,9 +83,9 @@ class Distribution(BaseModel):
         place = int(np.searchsorted(weights, unit * weights[-1], side="right"))
         return values[min(place, len(values) - 1)]
 
-    def draw_count(self, rng: np.random.Generator, scale: float = 1.0, least: int = 0) -> int:
-        """One draw times `scale`, rounded, at least `least`."""
-        return max(least, round(self.draw(rng) * scale))
+    def draw_count(self, rng: np.random.Generator, scale: float = 1.0, minimum: int = 0) -> int:
+        """One draw times `scale`, rounded, at least `minimum`."""
+        return max(minimum, round(self.draw(rng) * scale))
 
 
 def _log_normal(shape: LogNormal, unit: float) -> float:

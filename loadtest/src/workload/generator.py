@@ -12,8 +12,8 @@ from sgl_indexcache.loadtest.workload.spec import Workload
 
 SaltMode = Literal["none", "run", "session"]
 LONGEST_PROMPT = 10_000_000
-MOST_TURNS = 10_000
-MOST_CHILDREN = 1_000
+MAX_TURNS = 10_000
+MAX_CHILDREN = 1_000
 # Streams of random numbers: content must not move when a length's distribution draws once more.
 _SHARED, _SHAPE, _CONTENT = 0, 1, 2
 
@@ -49,8 +49,8 @@ class Generator:
         prefix = self._prefix(index)
         shape = np.random.default_rng([self.seed, _SHAPE, index])
         content = np.random.default_rng([self.seed, _CONTENT, index])
-        opening = self.workload.context_tokens.draw_count(shape, self.workload.scale, least=1)
-        turns = self._turns(f"{index}", opening, self.workload.turns.draw_count(shape, least=1), shape, content)
+        opening = self.workload.context_tokens.draw_count(shape, self.workload.scale, minimum=1)
+        turns = self._turns(f"{index}", opening, self.workload.turns.draw_count(shape, minimum=1), shape, content)
         shared = 0 if fresh or self.salt_mode == "session" else length(prefix)
         session = Session(id=f"{index}", prefix=prefix, turns=turns, sent_before=shared, index=index)
         _refuse_huge(session)
@@ -67,16 +67,16 @@ class Generator:
         self, name: str, opening: int, count: int, shape: np.random.Generator, content: np.random.Generator,
         *, branches: bool = True,
     ) -> tuple[Turn, ...]:  # fmt: skip
-        if count > MOST_TURNS:
-            raise WorkloadError(f"session {name} has {count} turns: at most {MOST_TURNS} can be played")
+        if count > MAX_TURNS:
+            raise WorkloadError(f"session {name} has {count} turns: at most {MAX_TURNS} can be played")
         work = self.workload
         turns = []
         for number in range(count):
             # Every quantity is drawn in every turn, used or not, so that turns stay in step.
-            new = work.new_tokens.draw_count(shape, work.scale, least=1)
-            output = work.output_tokens.draw_count(shape, work.scale, least=1)
+            new = work.new_tokens.draw_count(shape, work.scale, minimum=1)
+            output = work.output_tokens.draw_count(shape, work.scale, minimum=1)
             think = work.think_s.draw(shape)
-            samples = work.n.draw_count(shape, least=1)
+            samples = work.n.draw_count(shape, minimum=1)
             repeats = int(shape.random() < work.repeat_chance)
             branch = shape.random() < work.subagents.chance
             piece = self.material.make("user", opening if number == 0 else new, content)
@@ -98,15 +98,15 @@ class Generator:
     def _children(self, name: str, shape: np.random.Generator, content: np.random.Generator) -> tuple[Session, ...]:
         agents = self.workload.subagents
         count = agents.count.draw_count(shape)
-        if count > MOST_CHILDREN:
-            raise WorkloadError(f"turn {name} has {count} sub-agents: at most {MOST_CHILDREN} can be played")
+        if count > MAX_CHILDREN:
+            raise WorkloadError(f"turn {name} has {count} sub-agents: at most {MAX_CHILDREN} can be played")
         sessions = []
         for number in range(count):
-            task = agents.task_tokens.draw_count(shape, self.workload.scale, least=1)
-            turns = agents.turns.draw_count(shape, least=1)
+            task = agents.task_tokens.draw_count(shape, self.workload.scale, minimum=1)
+            turns = agents.turns.draw_count(shape, minimum=1)
             own = f"{name}.{number}"
-            played = self._turns(own, task, turns, shape, content, branches=False)
-            sessions.append(Session(id=own, prefix=(), turns=played))
+            own_turns = self._turns(own, task, turns, shape, content, branches=False)
+            sessions.append(Session(id=own, prefix=(), turns=own_turns))
         return tuple(sessions)
 
 

@@ -178,7 +178,7 @@ def test_json_without_once_is_a_line_a_look(server: tuple[Server, str]) -> None:
         while json.loads(process.stdout.readline())["notice"] is None:
             pass
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait()
     assert process.returncode == 0
     assert lines[0]["interval_s"] is None
     assert lines[2]["interval_s"] > 0
