@@ -13,6 +13,8 @@ from typing import Any
 
 from sgl_indexcache.nano import card_plots
 
+RUN = "2026-11-23-h200"
+"""Date and device of the training run, with which its raw files' names begin."""
 TAIL = 5
 """Log lines at a phase's end whose mean stands in the table; one line covers about 20 steps."""
 
@@ -41,13 +43,14 @@ def read(raw: Path, checkpoint: Path) -> Figures:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
-    log = [json.loads(line) for line in (raw / "metrics.jsonl").read_text().splitlines()]
+    # The first line of a raw JSONL file is its envelope: schema, machine, versions.
+    log = [json.loads(line) for line in (raw / f"{RUN}-metrics.jsonl").read_text().splitlines()[1:]]
     return Figures(
         log=log,
-        evaluation=load(raw / "evaluation.json"),
-        manifest=load(raw / "manifest.json"),
-        plan=load(raw / "plan.json"),
-        runs=load(raw / "runs.json"),
+        evaluation=load(raw / f"{RUN}-evaluation.json"),
+        manifest=load(raw / f"{RUN}-manifest.json"),
+        plan=load(raw / f"{RUN}-plan.json"),
+        runs=load(raw / f"{RUN}-runs.json"),
         config=load(checkpoint / "config.json"),
         weights=(checkpoint / "model.safetensors").stat().st_size,
     )

@@ -4,6 +4,7 @@ import math
 import textwrap
 
 from sgl_indexcache.nano.card import (
+    RUN,
     TAIL,
     Figures,
     loss_table,
@@ -103,6 +104,12 @@ def verdict(figures: Figures) -> str:
     )
 
 
+def raw_files() -> str:
+    """Links to the raw files, each by what it holds."""
+    names = ("evaluation.json", "manifest.json", "metrics.jsonl", "plan.json", "runs.json")
+    return ", ".join(f"[{name.partition('.')[0]}](raw/nano/{RUN}-{name})" for name in names)
+
+
 def card(figures: Figures) -> str:
     """docs/results/nano.md."""
     found = figures.evaluation
@@ -126,7 +133,7 @@ Goals and results:
 {verdict(figures)}
 
 Measured on the training machine with the training code, weights rounded to bf16 as in the checkpoint, arithmetic in
-bf16. This page is generated: `python3 -m sgl_indexcache.nano.card`, from the files in [raw/nano](raw/nano).
+bf16. This page is generated: `python3 -m sgl_indexcache.nano.card`, from {raw_files()}.
 
 ## Training
 

@@ -1,6 +1,7 @@
 """Write docs/results/distill.md from the raw figures: `python -m sgl_indexcache.nano.distilled_card`.
 
-Reads what `sgl_indexcache.nano.distilled` wrote, copied to docs/results/raw/distill; draws the curves beside them.
+Reads what `sgl_indexcache.nano.distilled` wrote and `--run OUT` keeps in docs/results/raw/distill; draws the curves to
+docs/results/plots.
 The same figures give the same page. Needs matplotlib, not torch.
 """
 
@@ -28,6 +29,20 @@ TITLES = {
     "full-sparse": "full DSA, stage 2 alone (control)",
 }
 ORDER = tuple(TITLES)
+RUN = "2026-11-24-h100"
+"""Date and device of the runs, with which their raw files' names begin."""
+RAW = Path("raw") / "distill"
+RUNS = RAW / f"{RUN}-runs.jsonl"
+
+
+def result_path(name: str) -> Path:
+    """A system's figures, from the page's folder."""
+    return RAW / f"{RUN}-{name}.json"
+
+
+def log_path(name: str) -> Path:
+    """A system's log of training; its first line is the envelope: schema, machine, versions."""
+    return RAW / f"{RUN}-{name}-log.jsonl"
 
 
 def title(name: str) -> str:
@@ -35,9 +50,27 @@ def title(name: str) -> str:
     return TITLES.get(name, name.replace("-", " "))
 
 
+def keep(run: Path, results: Path) -> None:
+    """Keep a run's figures and logs as raw files of `results`, each with schema, machine and versions."""
+    last = read_log(run / "runs.jsonl")[-1]
+    about = {"machine": {"device": last["machine"]}, "versions": {"torch": last["torch"]}}
+    (results / RAW).mkdir(parents=True, exist_ok=True)
+
+    def with_envelope(lines: Path, schema: str) -> str:
+        return json.dumps({"schema": schema, **about}) + "\n" + lines.read_text()
+
+    (results / RUNS).write_text(with_envelope(run / "runs.jsonl", "sgl_indexcache.nano.distilled.runs/1"))
+    for path in sorted(run.glob("*/result.json")):
+        name, log = path.parent.name, path.with_name("log.jsonl")
+        figures = json.loads(path.read_text()) | {"schema": "sgl_indexcache.nano.distilled/1", **about}
+        (results / result_path(name)).write_text(json.dumps(figures, indent=1) + "\n")
+        if log.exists():
+            (results / log_path(name)).write_text(with_envelope(log, "sgl_indexcache.distill.log/1"))
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """All systems' results: full first, then by what was done to them."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{RUN}-*.json"))]
     if not any(each["name"] == "full" for each in found):
         raise SystemExit(f"error: {folder} holds no result of full DSA: copy the results of a run there")
     return sorted(found, key=lambda each: ORDER.index(each["name"]) if each["name"] in ORDER else 2.5)
@@ -54,7 +87,7 @@ def results_table(results: list[dict[str, Any]]) -> str:
     base = {length: entry["loss"] for length, entry in results[0]["loss"].items()}
     rows = []
     for result in results:
-        row = [title(result["name"]), f"`{result['pattern']}`"]
+        row = [f"[{title(result['name'])}]({result_path(result['name'])})", f"`{result['pattern']}`"]
         for length, entry in result["loss"].items():
             row.append(f"{entry['loss']:.4f} ({100 * (entry['loss'] / base[length] - 1):+.2f}%)")
         row += [percent(result[kind]["accuracy"]) for kind in ("needle", "needle_among_7")]
@@ -108,7 +141,7 @@ def page(results: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     rows = []
     for each in trained:
         counts = [str(each["steps"][stage]) for stage in ("warmup", "sparse")]
-        rows.append([title(each["name"]), *counts, f"{each['train_seconds']:.0f}"])
+        rows.append([f"[{title(each['name'])}]({log_path(each['name'])})", *counts, f"{each['train_seconds']:.0f}"])
     steps = table(["", "steps of stage 1", "of stage 2", "s"], rows)
     last = runs[-1]
     seconds = sum(run["seconds"] for run in runs)
@@ -122,7 +155,8 @@ def page(results: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
 
 Retained indexers learn from the attention of all layers that they serve (stage 1), then the whole model learns under
 the shared selections (stage 2): `sgl-indexcache distill`, here through `sgl_indexcache.nano.distilled` on the
-[nano model](nano.md). This page is generated from [raw/distill](raw/distill).
+[nano model](nano.md). This page is generated from the raw files that its tables link: figures in the first, logs in the
+second.
 
 {items}
 
@@ -133,7 +167,7 @@ brackets the change against full DSA. Needles: facts found at the longest length
 ({results[0]["needle"]["asked"]} of each). Mass: share of dense attention on the selection that a layer uses, its
 producer's, mean over layers; over queries anywhere in text, and over those that predict a value asked for.
 
-![curves](raw/distill/curves.png)
+![curves](plots/distill.png)
 
 {steps}
 
@@ -149,20 +183,24 @@ producer's, mean over layers; over queries anywhere in text, and over those that
 | plan | {asked} |
 | page | `python -m sgl_indexcache.nano.distilled_card` |
 | machine | one {last["machine"]}, torch {last["torch"]}; {seconds:.0f} s in all, {len(runs)} run(s) |
-| raw | [raw/distill](raw/distill): `result.json` and `log.jsonl` of every system, `runs.jsonl` |
+| raw | [runs]({RUNS}), and the links in the tables |
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m sgl_indexcache.nano.distilled_card", description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the page and raw/distill")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the page, raw and plots")
+    parser.add_argument("--run", type=Path, help="OUT of a run whose figures are to be kept first")
     chosen = parser.parse_args(arguments)
-    raw = chosen.results / "raw" / "distill"
-    results = read(raw)
-    logs = {title(r["name"]): raw / r["name"] / "log.jsonl" for r in results}
-    curves(raw / "curves.png", {name: read_log(path) for name, path in logs.items() if path.exists()})
-    (chosen.results / "distill.md").write_text(page(results, read_log(raw / "runs.jsonl")))
+    if chosen.run:
+        keep(chosen.run, chosen.results)
+    results = read(chosen.results / RAW)
+    logs = {title(r["name"]): chosen.results / log_path(r["name"]) for r in results}
+    lines = {name: read_log(path)[1:] for name, path in logs.items() if path.exists()}
+    (chosen.results / "plots").mkdir(exist_ok=True)
+    curves(chosen.results / "plots" / "distill.png", lines)
+    (chosen.results / "distill.md").write_text(page(results, read_log(chosen.results / RUNS)[1:]))
     print(chosen.results / "distill.md")
     return 0
 

@@ -55,14 +55,15 @@ def test_the_command_and_the_page(toy: Path, tmp_path: Path, monkeypatch: pytest
     text = b"Some text to learn from, again and again, line by line.\n" * 100
     pack([Piece(bytes([n]) * 32, text) for n in (0, 1)], tmp_path)
     results = tmp_path / "results"
-    out = results / "raw" / "distill"
+    out = tmp_path / "run"
     command = ["--data", str(tmp_path), "--out", str(out), "--states", str(tmp_path / "states"), "--small"]
     command += ["--checkpoint", str(toy), "--sequences", "1", "--queries", "16"]
     command += ["--warmup-steps", "2", "--sparse-steps", "1"]
     assert distilled.main([*command, "--budget", "0"]) == 3
     assert not list(out.glob("*/result.json"))
     assert distilled.main(command) == 0
-    found = {each["name"]: each for each in distilled_card.read(out)}
+    assert distilled_card.main(["--run", str(out), "--results", str(results)]) == 0
+    found = {each["name"]: each for each in distilled_card.read(results / "raw" / "distill")}
     assert set(found) == set(kept)
     assert found["distilled-1-4"]["pattern"] == "FFS"
     assert found["distilled-1-4"]["loss"] != found["uniform-1-4"]["loss"]
@@ -76,5 +77,5 @@ def test_the_command_and_the_page(toy: Path, tmp_path: Path, monkeypatch: pytest
     assert f"{loss:.4f}" in page
     assert "Cross-layer term at uniform 1/4" in page
     assert str(tmp_path) not in page
-    assert (out / "curves.png").stat().st_size > 1000
+    assert (results / "plots" / "distill.png").stat().st_size > 1000
     assert json.loads((out / "runs.jsonl").read_text().splitlines()[0])["done"] == []
