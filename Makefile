@@ -34,9 +34,9 @@ check-format: install
 check-types: install
 	$(BIN)/mypy
 
-# Strict: a dead link or anchor fails. The variable silences an advertisement.
+# Strict: a dead link or anchor fails. The variable silences an advertisement; --quiet would silence warnings, and so pass.
 check-docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: install  ## put the code into shape
 	$(BIN)/ruff check --fix --exit-zero
@@ -49,7 +49,7 @@ docs: install  ## write schema and pictures, and build the docs as a site in bui
 	$(BIN)/sgl-indexcache doctor --schema > docs/settings.schema.json.new
 	@mv docs/settings.schema.json.new docs/settings.schema.json
 	$(BIN)/python docs/pictures/draw.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "build/site/index.html"
 
 clean:  ## remove what was built and cached; the environment stays (rm -r .venv)
