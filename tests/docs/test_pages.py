@@ -61,6 +61,19 @@ def test_the_site_fetches_nothing_and_its_index_is_whole() -> None:
     assert pages == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
 
 
+def test_pages_that_the_source_names_are_there() -> None:
+    sources = [
+        path for room in ("sgl_indexcache", "kernels", "loadtest", "deploy") for path in (ROOT / room).rglob("*")
+    ]
+    named = {
+        page
+        for path in sources
+        if path.suffix in (".py", ".yaml", ".md")
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text())
+    }
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 def leaves(nav: Any) -> list[str]:
     """The pages of a `nav` of mkdocs.yml."""
     match nav:
