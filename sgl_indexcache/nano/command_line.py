@@ -97,7 +97,7 @@ class Tools(TyperGroup):
         tool = TOOLS[cmd_name]
         if tool.part and find_spec(f"{PACKAGE}.{tool.part.partition('.')[0]}") is None:
             raise UserError(
-                f"`{cmd_name}` is not part of the wheel: run it in a clone of the repository, after `make install`"
+                f"`{cmd_name}` is not in the wheel: run it from a clone of the repository, after `pip install -e .`"
             )
         alone = typer.Typer(add_completion=False)
         alone.command(cmd_name, cls=ListCommand)(import_module(f"{PACKAGE}.{tool.module}").command)

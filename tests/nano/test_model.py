@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sgl_indexcache.distill.indexing import Projected, score_causal, selection_bias
-from sgl_indexcache.nano.training.export import export
-from sgl_indexcache.nano.training.initial import initialise
 from sgl_indexcache.nano.layout import shapes_of
 from sgl_indexcache.nano.model import NanoModel
 from sgl_indexcache.nano.shape import NANO, TOY, NanoShape
+from sgl_indexcache.nano.training.export import export
+from sgl_indexcache.nano.training.initial import initialise
 
 
 def random_model(shape: NanoShape, seed: int = 1) -> NanoModel:

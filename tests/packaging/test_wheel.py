@@ -56,8 +56,8 @@ def test_what_is_left_out_says_so(installed: Path, tmp_path: Path) -> None:
     assert results.pop("random-model").returncode == 0
     for tool, result in results.items():
         (line,) = result.stderr.splitlines()
-        assert (result.returncode, line[: 10 + len(tool)]) == (2, f"error: `{tool}` is"), result.stderr
-        assert "not part of the wheel" in line
+        assert result.returncode == 2
+        assert line.startswith(f"error: `{tool}` is not in the wheel")
 
 
 def test_the_editable_install_has_them(root: Path, tmp_path: Path, run_python) -> None:

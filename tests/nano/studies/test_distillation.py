@@ -9,12 +9,15 @@ import torch
 from sgl_indexcache.distill.checkpoint import Checkpoint
 from sgl_indexcache.distill.config import ModelConfig
 from sgl_indexcache.distill.model import DsaModel, Mode
-from sgl_indexcache.nano import distilled, distilled_card, evaluate
+from sgl_indexcache.nano.cards import distilled_card
+from sgl_indexcache.nano.command_line import main
+from sgl_indexcache.nano.model import NanoModel
+from sgl_indexcache.nano.shape import TOY
+from sgl_indexcache.nano.studies import distillation
+from sgl_indexcache.nano.training import measures
 from sgl_indexcache.nano.training.corpus import Piece, pack
 from sgl_indexcache.nano.training.export import export
 from sgl_indexcache.nano.training.initial import initialise
-from sgl_indexcache.nano.model import NanoModel
-from sgl_indexcache.nano.shape import TOY
 from sgl_indexcache.pattern import Pattern, read_config
 
 
@@ -46,35 +49,37 @@ def test_the_measured_model_is_the_trained_one(toy: Path) -> None:
 
 
 def test_the_command_and_the_page(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "DEPTHS", 1)
-    monkeypatch.setattr(evaluate, "TOKENS", 512)
-    every = distilled.systems(3, ["FFS"], 2, 1)
+    monkeypatch.setattr(measures, "DEPTHS", 1)
+    monkeypatch.setattr(measures, "TOKENS", 512)
+    every = distillation.systems(3, ["FFS"], 2, 1)
     assert len({system.name for system in every}) == len(every)
     kept = ("full", "uniform-1-4", "distilled-1-4", "distilled-1-4-sparse", "own-layer-1-4")
-    monkeypatch.setattr(distilled, "systems", lambda *_: [system for system in every if system.name in kept])
+    monkeypatch.setattr(distillation, "systems", lambda *_: [system for system in every if system.name in kept])
     text = b"Some text to learn from, again and again, line by line.\n" * 100
     pack([Piece(bytes([n]) * 32, text) for n in (0, 1)], tmp_path)
     results = tmp_path / "results"
     out = results / "raw" / "distill"
-    command = ["--data", str(tmp_path), "--out", str(out), "--states", str(tmp_path / "states"), "--small"]
+    command = ["distill", "--data", str(tmp_path), "--out", str(out), "--states", str(tmp_path / "states"), "--small"]
     command += ["--checkpoint", str(toy), "--sequences", "1", "--queries", "16"]
     command += ["--warmup-steps", "2", "--sparse-steps", "1"]
-    assert distilled.main([*command, "--budget", "0"]) == 3
+    assert main([*command, "--budget", "0"]) == 3
     assert not list(out.glob("*/result.json"))
-    assert distilled.main(command) == 0
-    found = {each["name"]: each for each in distilled_card.read(out)}
-    assert set(found) == set(kept)
-    assert found["distilled-1-4"]["pattern"] == "FFS"
-    assert found["distilled-1-4"]["loss"] != found["uniform-1-4"]["loss"]
+    assert main(command) == 0
+    by_name = {each["name"]: each for each in distilled_card.read(out)}
+    assert set(by_name) == set(kept)
+    assert by_name["distilled-1-4"]["pattern"] == "FFS"
+    assert by_name["distilled-1-4"]["loss"] != by_name["uniform-1-4"]["loss"]
     assert not list((tmp_path / "states").iterdir()), "finished training leaves no states"
     before = (out / "full" / "result.json").stat().st_mtime_ns
-    assert distilled.main(command) == 0
+    assert main(command) == 0
     assert (out / "full" / "result.json").stat().st_mtime_ns == before, "what is done is not done again"
-    assert distilled_card.main(["--results", str(results)]) == 0
+    assert main(["distill-card", "--results", str(results)]) == 0
     page = (results / "distill.md").read_text()
-    loss = next(iter(found["distilled-1-4"]["loss"].values()))["loss"]
+    loss = next(iter(by_name["distilled-1-4"]["loss"].values()))["loss"]
     assert f"{loss:.4f}" in page
     assert "Cross-layer term at uniform 1/4" in page
     assert str(tmp_path) not in page
     assert (out / "curves.png").stat().st_size > 1000
-    assert json.loads((out / "runs.jsonl").read_text().splitlines()[0])["done"] == []
+    first = json.loads((out / "runs.jsonl").read_text().splitlines()[0])
+    assert first["done"] == []
+    assert first["command"].startswith("python -m sgl_indexcache.nano distill --data ")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sgl_indexcache.nano import probes
+from sgl_indexcache.nano.command_line import main
+from sgl_indexcache.nano.studies import probes
 
 LENGTH = 1000
 
@@ -21,10 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = "".join(draw.choices("abcdefgh ", k=20_000)) + "".join(draw.choices("qrstuvwx ", k=40_000))
     text = text[:40_000]
     (made / "heldout.bin.xz").write_bytes(lzma.compress(text.encode()))
-    with pytest.MonkeyPatch.context() as patch:
-        arguments = ["--data", str(made), "--out", str(made / "out"), "--length", str(LENGTH), "--needles", "1"]
-        patch.setattr("sys.argv", ["probes", *arguments, "--calibration", "3", "--heldout", "4"])
-        probes.main()
+    arguments = ["--data", str(made), "--out", str(made / "out"), "--length", str(LENGTH), "--needles", "1"]
+    assert main(["probes", *arguments, "--calibration", "3", "--heldout", "4"]) == 0
     return made / "out"
 
 

@@ -52,10 +52,10 @@ def test_facts_are_compared_one_by_one() -> None:
     work = {"recall": {"0": 0.9, "1": 0.7}, "keys_scored": 30, "summaries_scored": 10, "keys_seen": 100}
     served = {"loss": 2.2, "losses": [1.1, 3.3], "facts": {"alone": [False, True, True]}, "work": work}
     served["continued"] = {"recall": {"0": 0.5, "1": 0.6}}
-    found = compared(exact, served)
-    assert found["found"] == {"alone": "1 of 2"}
-    assert found["loss_change"] == pytest.approx(0.1)
-    assert found["loss_change_error"] == pytest.approx(0.0)
-    assert (found["recall"], found["continued_recall"], found["keys"]) == (0.8, 0.55, 0.4)
+    figures = compared(exact, served)
+    assert figures["found"] == {"alone": "1 of 2"}
+    assert figures["loss_change"] == pytest.approx(0.1)
+    assert figures["loss_change_error"] == pytest.approx(0.0)
+    assert (figures["recall"], figures["continued_recall"], figures["keys"]) == (0.8, 0.55, 0.4)
     served["continued"] = None
     assert compared(exact, served)["continued_recall"] is None

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_indexcache.nano import corpus
-from sgl_indexcache.nano.training.corpus import BOUNDARY, CorpusError, Piece, pack, pieces_of, read_source, text_of
+from sgl_indexcache.nano.command_line import main
 from sgl_indexcache.nano.phrases import CHAT, FAMILIES, SLOT, VALUE_LENGTH, encode, phrases
-from sgl_indexcache.nano.training.sources import Source
-from sgl_indexcache.nano.training.tasks import Batch, Mix, copy_spans, make_batch, needle_batch, windows
 from sgl_indexcache.nano.tokenizer import EOS_ID
-from sgl_indexcache.nano.training.train import read_shard
+from sgl_indexcache.nano.training import corpus
+from sgl_indexcache.nano.training.corpus import BOUNDARY, CorpusError, Piece, pack, pieces_of, read_source, text_of
+from sgl_indexcache.nano.training.recipe import Mix
+from sgl_indexcache.nano.training.shards import read_shard
+from sgl_indexcache.nano.training.sources import Source
+from sgl_indexcache.nano.training.tasks import Batch, copy_spans, make_batch, needle_batch, windows
 
 CPU = torch.device("cpu")
 TEXT = torch.frombuffer(
@@ -173,7 +175,7 @@ def test_a_corpus_is_built_with_its_manifest(
     source = fake_package(tmp_path / "root")
     monkeypatch.setattr(corpus, "SOURCES", (source,))
     monkeypatch.setattr(corpus, "fetch", lambda source, folder: (tmp_path / "root", "1.0"))
-    assert corpus.main([str(tmp_path / "out")]) == 0
+    assert main(["corpus", str(tmp_path / "out")]) == 0
     manifest = (tmp_path / "out" / "manifest.json").read_text()
     assert '"package": "fake"' in manifest
     assert '"version": "1.0"' in manifest

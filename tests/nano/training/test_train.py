@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_indexcache.nano.training.corpus import Piece, pack
-from sgl_indexcache.nano.training.export import export
-from sgl_indexcache.nano.training.export import main as export_main
-from sgl_indexcache.nano.training.initial import initialise
+from sgl_indexcache.nano.command_line import main
 from sgl_indexcache.nano.layout import shapes_of
 from sgl_indexcache.nano.model import NanoModel
-from sgl_indexcache.nano.training.optimizer import NanoOptimizer, orthogonalise
-from sgl_indexcache.nano.training.recipe import TOY as TOY_RECIPE
-from sgl_indexcache.nano.training.recipe import Phase, Recipe
 from sgl_indexcache.nano.shape import TOY
+from sgl_indexcache.nano.training.corpus import Piece, pack
+from sgl_indexcache.nano.training.export import export
+from sgl_indexcache.nano.training.initial import initialise
+from sgl_indexcache.nano.training.optimizer import NanoOptimizer, orthogonalise
+from sgl_indexcache.nano.training.recipe import RECIPES, Phase, Recipe
+from sgl_indexcache.nano.training.recipe import TOY as TOY_RECIPE
 from sgl_indexcache.nano.training.state import load_state, save_state
-from sgl_indexcache.nano.training.train import Trainer, main, train
+from sgl_indexcache.nano.training.train import Trainer, TrainingError, train
 
 TEXT = torch.frombuffer(
     bytearray(b"Some text to learn from, again and again, line by line.\n" * 100), dtype=torch.uint8
@@ -96,7 +96,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path: Path
     trainer = Trainer("toy", SHORT, TEXT, compiled=False)
     with torch.no_grad():
         trainer.model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(SystemExit, match="step 3"):
+    with pytest.raises(TrainingError, match="step 3"):
         train(trainer, tmp_path / "run", float("inf"), 1e9, "sparse")
     assert not (tmp_path / "run" / "state.json").exists()
 
@@ -104,7 +104,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path: Path
 def test_another_shape_is_refused(whole: Path) -> None:
     trainer = Trainer("toy", SHORT, TEXT, compiled=False)
     trainer.shape = "nano"
-    with pytest.raises(SystemExit, match="toy"):
+    with pytest.raises(TrainingError, match="toy"):
         trainer.load(whole)
 
 
@@ -138,7 +138,7 @@ def test_steps_are_fitted_to_a_time() -> None:
 
 
 def test_states_are_saved_in_pieces_and_keep_their_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgl_indexcache.nano.state.PIECE_BYTES", 1000)
+    monkeypatch.setattr("sgl_indexcache.nano.training.state.PIECE_BYTES", 1000)
     tensors = {f"t{n}": torch.full((200,), float(n)) for n in range(4)}
     folder = tmp_path / "state"
     save_state(folder, tensors, {"step": 1})
@@ -168,13 +168,16 @@ def test_an_export_has_the_checkpoints_names_and_size(tmp_path: Path) -> None:
 
 
 def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(main.__globals__["RECIPES"], "toy", SHORT)
+    monkeypatch.setitem(RECIPES, "toy", SHORT)
     pack([Piece(bytes([n]) * 32, bytes(TEXT.tolist())) for n in (0, 1)], tmp_path)
     out = tmp_path / "run"
-    arguments = ["--data", str(tmp_path), "--out", str(out), "--recipe", "toy", "--reserve", "0"]
+    arguments = ["train", "--data", str(tmp_path), "--out", str(out), "--recipe", "toy", "--reserve", "0"]
     assert main([*arguments, "--stage", "dense"]) == 0
     assert "stopped" not in capsys.readouterr().out
     assert main([*arguments, "--resume", str(out)]) == 0
     assert "finished at step 9 of 9" in capsys.readouterr().out
-    assert export_main([str(out), str(tmp_path / "model")]) == 0
+    assert main(["export", str(out), str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "tokenizer.json").exists()
+    capsys.readouterr()
+    assert main([*arguments, "--stage", "last"]) == 2
+    assert "stage 'last' is unknown" in capsys.readouterr().err
