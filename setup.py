@@ -9,7 +9,12 @@ from setuptools import find_packages, setup
 
 MAPPED = {"sgl_indexcache.kernels": "kernels/src", "sgl_indexcache.loadtest": "loadtest/src"}
 
-packages = find_packages(include=["sgl_indexcache", "sgl_indexcache.*"])
+# How the small model was made and is studied: for the repository. An editable install finds them there all the same.
+LEFT_OUT = [f"sgl_indexcache.nano.{part}" for part in ("training", "studies", "cards")]
+
+packages = find_packages(
+    include=["sgl_indexcache", "sgl_indexcache.*"], exclude=[*LEFT_OUT, *(f"{part}.*" for part in LEFT_OUT)]
+)
 for package, folder in MAPPED.items():
     packages += [package, *(f"{package}.{name}" for name in find_packages(folder))]
 

@@ -62,7 +62,7 @@ def rooms() -> Picture:
         ("search · quality · distill · bench · nano · top · demo", "tools; loadtest stands beside them"),
         ("overlap", "what selections share"),
         ("live", "start and ask a server"),
-        ("results · flags", "figures with machine and versions; options"),
+        ("results · flags", "written figures; options"),
         ("plugin · sglang_port", "the seams"),
         ("attention", "the backend, one file a consumer"),
         ("indexer", "a Full layer's work"),
