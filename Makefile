@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu check check-lint check-format check-types format bench docs clean
+.PHONY: help install demo test test-gpu check check-lint check-format check-types check-docs format bench docs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -23,7 +23,7 @@ test: install  ## run the tests; PYTEST_ARGS="-m 'not engine'" leaves the slow o
 test-gpu:  ## run the GPU tests with the python3 that has torch, SGLang, CUDA and this project
 	python3 -P -m pytest tests/gpu $(PYTEST_ARGS)
 
-check: check-lint check-format check-types  ## lint, formatting and types (make -k check: all three, whatever fails)
+check: check-lint check-format check-types check-docs  ## lint, formatting, types and docs (make -k check: all, whatever fails)
 
 check-lint: install
 	$(BIN)/ruff check
@@ -34,6 +34,10 @@ check-format: install
 check-types: install
 	$(BIN)/mypy
 
+# Strict: a dead link or anchor fails. The variable silences an advertisement; --quiet would silence warnings, and so pass.
+check-docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: install  ## put the code into shape
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
@@ -41,10 +45,12 @@ format: install  ## put the code into shape
 bench: install  ## time the indexer on the CPU
 	$(BIN)/python -m sgl_indexcache.bench.cpu_prefill
 
-docs: install  ## write the JSON Schema of the settings file
-	@mkdir -p docs
+docs: install  ## write schema and pictures, and build the docs as a site in build/site
 	$(BIN)/sgl-indexcache doctor --schema > docs/settings.schema.json.new
 	@mv docs/settings.schema.json.new docs/settings.schema.json
+	$(BIN)/python docs/pictures/draw.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 clean:  ## remove what was built and cached; the environment stays (rm -r .venv)
 	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,8 +14,15 @@ MAPPED = {
     "sgl_indexcache.loadtest": "loadtest/src",
 }
 
+# How the small model was made and is studied: for the repository. An editable install finds them there all the same.
+LEFT_OUT = [f"sgl_indexcache.nano.{part}" for part in ("training", "studies", "cards")]
+
 # A set, since find_packages follows the links.
-packages = set(find_packages(include=["sgl_indexcache", "sgl_indexcache.*"]))
+packages = set(
+    find_packages(
+        include=["sgl_indexcache", "sgl_indexcache.*"], exclude=[*LEFT_OUT, *(f"{part}.*" for part in LEFT_OUT)]
+    )
+)
 for package, folder in MAPPED.items():
     packages |= {package, *(f"{package}.{name}" for name in find_packages(folder))}
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sgl_indexcache import nano
 from sgl_indexcache.demo.conversation import Conversation, Turn
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.live.server import Server
@@ -24,11 +23,12 @@ from sgl_indexcache.loadtest.ab import Side, conclude, exit_code, measure
 from sgl_indexcache.loadtest.drive.shape import Level
 from sgl_indexcache.loadtest.options import RunOptions
 from sgl_indexcache.loadtest.workload.spec import load_workload
+from sgl_indexcache.nano import CHECKPOINT as MODEL
 from sgl_indexcache.nano.dialogue import DialogueTurn, demo_dialogue
+from sgl_indexcache.nano.layout import count_parameters
 from sgl_indexcache.pattern import Pattern, read_config
 from sgl_indexcache.pattern.draw import strip
 
-MODEL = Path(nano.__file__).parent / "checkpoint"
 RESULTS = Path(".cache/demo")
 """takes the servers' logs and the report of the load test"""
 # Half of the layers, found by the search (docs/results/quality.md). The uniform 1/2 loses facts.
@@ -108,10 +108,12 @@ def main() -> int:
     """Run the demo; returns the process's exit code."""
     console = Console()
     console.rule("IndexCache for SGLang")
-    layers = len(Pattern.of_config(read_config(MODEL)))
+    config = read_config(MODEL)
+    layers, size = len(Pattern.of_config(config)), count_parameters(config)
     pattern, full = Pattern.parse(PATTERN, layers), Pattern.parse("F" * layers)
     console.print(
-        f"A {layers}-layer DSA model of 6 million parameters, byte-level, top-k 256, served by SGLang on the CPU.\n"
+        f"A {layers}-layer DSA model of {size / 1e6:.2f} million parameters, byte-level, top-k {config['index_topk']}, "
+        "served by SGLang on the CPU.\n"
         "Facts are planted in a conversation; four turns ask for them over its growing prefix."
     )
     questions = demo_dialogue(seed=1, questions=4, tool_bytes=TOOL_BYTES)

@@ -40,12 +40,11 @@ class Fact:
 class DialogueTurn:
     """What comes before a question, the question, and the right answer.
 
-    Attributes:
-        messages: role and content each, to be appended to the conversation before the question.
-        question: content of the user's next message.
-        answer: what the assistant should say, up to the end of its message.
-        value: the five digits within the answer.
-        distance: bytes between the fact and the question, both messages' own markup included.
+    messages  role and content each, to be appended to the conversation before the question
+    question  content of the user's next message
+    answer    what the assistant should say, up to the end of its message
+    value     the five digits within the answer
+    distance  bytes between the fact and the question, both messages' own markup included
     """
 
     messages: tuple[dict[str, str], ...]
@@ -61,17 +60,16 @@ def demo_dialogue(seed: int = 0, questions: int = 4, tool_bytes: int = 800) -> l
     The facts all stand in what precedes the first question; every further turn adds a tool's output that no
     question is about, so the facts move further back. Facts outnumber the questions by two, as distractors.
 
-    Args:
-        seed: decides keys, values and texts.
-        questions: number of turns.
-        tool_bytes: size of a tool's output, about; the first is twice as long.
+    seed        decides keys, values and texts
+    questions   number of turns
+    tool_bytes  size of a tool's output, about; the first is twice as long
     """
     draw = random.Random(f"dialogue {seed}")
     facts = [_fact(draw, number % len(STATEMENTS)) for number in range(questions + 2)]
-    told = [fact for fact in facts if fact.kind == 0]
+    from_user = [fact for fact in facts if fact.kind == 0]
     listed = [fact for fact in facts if fact.kind]
     opening = [{"role": "system", "content": SYSTEM}]
-    for fact in told:
+    for fact in from_user:
         opening += [{"role": "user", "content": fact.say(STATEMENTS)}, {"role": "assistant", "content": "Noted."}]
     opening.append({"role": "tool", "content": _log(draw, 2 * tool_bytes, listed)})
     turns: list[DialogueTurn] = []

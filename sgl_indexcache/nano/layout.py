@@ -1,6 +1,7 @@
 """What the checkpoint of a spec consists of: the config that both readers understand, and the tensors."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,3 +95,8 @@ def shapes_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         for expert in range(config["n_routed_experts"]):
             yield from mlp(f"{at}.mlp.experts.{expert}", config["moe_intermediate_size"])
         yield from mlp(f"{at}.mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"])
+
+
+def count_parameters(config: dict[str, Any]) -> int:
+    """Number of parameters of a checkpoint with this config.json."""
+    return sum(math.prod(shape) for _, shape in shapes_of(config))

@@ -16,7 +16,7 @@ from sgl_indexcache.distill.functional import Rotary
 from sgl_indexcache.distill.indexing import Projected, Scorer, selection_bias
 from sgl_indexcache.distill.parameters import Attention, Mlp
 from sgl_indexcache.kernels.score_causal.reference import score_causal, weigh
-from sgl_indexcache.nano.distill import row_divergence
+from sgl_indexcache.nano.divergence import row_divergence
 from sgl_indexcache.nano.shape import NanoShape
 from sgl_indexcache.pattern import Pattern
 
@@ -76,11 +76,10 @@ class Decoder(nn.Module):
 class NanoModel(nn.Module):
     """A dense-MLP `glm_moe_dsa`.
 
-    Attributes:
-        dtype: of matrix products; the residual stream and the parameters stay float32.
-        scorer: computes index scores of all rows (plain torch, or the Triton kernel on a GPU).
-        pattern: Shared layers attend to, and are measured against, the indexer of their producer. It takes
-            effect when it is set; training begins all Full.
+    dtype    of matrix products; the residual stream and the parameters stay float32
+    scorer   computes index scores of all rows (plain torch, or the Triton kernel on a GPU)
+    pattern  Shared layers attend to, and are measured against, the indexer of their producer. It takes effect when it
+             is set; training begins all Full
     """
 
     def __init__(self, shape: NanoShape, dtype: torch.dtype = torch.float32) -> None:
@@ -98,11 +97,10 @@ class NanoModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Residual stream after the last layer, and the indexers' divergences.
 
-        Args:
-            tokens: int64 [B, T].
-            sparse: attend to the selection of each layer's producer (k = index_topk), not to everything before.
-            rows: int64 [B, R] query positions on which each layer's KL is measured; None measures none.
-            learn: keep the graph of the backbone; False for the warm-up, where only indexers train.
+        tokens  int64 [B, T]
+        sparse  attend to the selection of each layer's producer (k = index_topk), not to everything before
+        rows    int64 [B, R] query positions on which each layer's KL is measured; None measures none
+        learn   keep the graph of the backbone; False for the warm-up, where only indexers train
 
         Returns:
             float32 [B * T, hidden]; float32 [layers, 3]: KL, entropy of attention's distribution, and the
@@ -148,7 +146,7 @@ class NanoModel(nn.Module):
         self, stream: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted mean loss and the unweighted loss of each row; see functional.weighted_loss."""
-        found: tuple[torch.Tensor, torch.Tensor] = self.pieces.loss(
+        losses: tuple[torch.Tensor, torch.Tensor] = self.pieces.loss(
             stream,
             self.model.norm.weight,
             self.lm_head.weight,
@@ -156,7 +154,7 @@ class NanoModel(nn.Module):
             weights.reshape(-1),
             self.dtype,
         )
-        return found
+        return losses
 
     def _rotary(self, length: int, device: torch.device) -> Rotary:
         if length not in self._tables or self._tables[length].cos.device != device:

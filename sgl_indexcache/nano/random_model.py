@@ -1,34 +1,47 @@
 """Tiny DSA checkpoints with random weights, in the Hugging Face layout: transformers and SGLang load them.
 
-Use: `python -m sgl_indexcache.nano.random_model OUT [--architecture glm_moe_dsa] [--pattern FFSSFS] ...`
+On the command line: `python -m sgl_indexcache.nano random-model OUT`.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from sgl_indexcache.errors import UserError
+import typer
+
 from sgl_indexcache.nano import tokenizer
 from sgl_indexcache.nano.layout import config_of, shapes_of
-from sgl_indexcache.nano.spec import CLASSES, DTYPES, KERNEL, TINY, MlaDims, RandomModelError, RandomModelSpec
+from sgl_indexcache.nano.spec import (
+    CLASSES,
+    DTYPES,
+    KERNEL,
+    TINY,
+    Architecture,
+    Dtype,
+    MlaDims,
+    RandomModelError,
+    RandomModelSpec,
+)
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MlaDims", "RandomModelError", "RandomModelSpec", "main", "write_random_model"]
+__all__ = ["MlaDims", "RandomModelError", "RandomModelSpec", "write_random_model"]
 
 STAMP = "random_model.json"
 """File in the folder that holds the spec; it is what makes a second call a no-op."""
 FORMAT = 1
 """Raise it when the same spec would give other files."""
+WIDTHS = {"tiny": TINY, "kernel": KERNEL}
+"""Widths of the latent attention by their names on the command line."""
+SPEC = RandomModelSpec()
+"""All defaults."""
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> "torch.Tensor":
@@ -105,45 +118,50 @@ def _holds(folder: Path, spec: RandomModelSpec) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found = json.loads((folder / STAMP).read_text())
+        stamp = json.loads((folder / STAMP).read_text())
     except (OSError, ValueError):
         raise RandomModelError(f"{folder} exists and is not a random model: choose another folder") from None
-    if found != _stamp(spec):
+    if stamp != _stamp(spec):
         raise RandomModelError(f"{folder} holds a random model of another spec: remove it or choose another folder")
     return True
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; `arguments` as `sys.argv[1:]`. Returns the exit status, 2 for a refused spec."""
-    parser = argparse.ArgumentParser(prog="python -m sgl_indexcache.nano.random_model", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--architecture", choices=tuple(CLASSES), default="deepseek_v32")
-    parser.add_argument("--moe", action="store_true", help="experts from layer 1 on")
-    parser.add_argument("--pattern", help="F/S letters, one a layer")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--mla", choices=("tiny", "kernel"), default="tiny", help="kernel: widths GPU kernels take")
-    for field in (
-        "layers",
-        "index-topk",
-        "index-n-heads",
-        "index-head-dim",
-        "heads",
-        "hidden",
-        "max-positions",
-        "seed",
-    ):
-        default = RandomModelSpec.__dataclass_fields__[field.replace("-", "_")].default
-        parser.add_argument(f"--{field}", type=int, default=default)
-    chosen = vars(parser.parse_args(arguments))
-    out: Path = chosen.pop("out")
-    chosen["mla"] = {"tiny": TINY, "kernel": KERNEL}[chosen["mla"]]
-    try:
-        print(write_random_model(out, RandomModelSpec(**chosen)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    architecture: Annotated[str, typer.Option("--architecture", help=" or ".join(CLASSES))] = SPEC.architecture,
+    moe: Annotated[bool, typer.Option("--moe", help="Experts from layer 1 on.")] = False,
+    pattern: Annotated[str | None, typer.Option("--pattern", help="F/S letters, one a layer.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help=" or ".join(DTYPES))] = SPEC.dtype,
+    mla: Annotated[str, typer.Option("--mla", help="tiny, or kernel: the widths that GPU kernels take.")] = "tiny",
+    layers: Annotated[int, typer.Option("--layers")] = SPEC.layers,
+    index_topk: Annotated[int, typer.Option("--index-topk")] = SPEC.index_topk,
+    index_n_heads: Annotated[int, typer.Option("--index-n-heads")] = SPEC.index_n_heads,
+    index_head_dim: Annotated[int, typer.Option("--index-head-dim")] = SPEC.index_head_dim,
+    heads: Annotated[int, typer.Option("--heads")] = SPEC.heads,
+    hidden: Annotated[int, typer.Option("--hidden")] = SPEC.hidden,
+    max_positions: Annotated[int, typer.Option("--max-positions")] = SPEC.max_positions,
+    seed: Annotated[int, typer.Option("--seed")] = SPEC.seed,
+) -> None:
+    """Write a tiny DSA checkpoint with random weights; transformers and SGLang load it.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    \b
+    python -m sgl_indexcache.nano random-model OUT --architecture glm_moe_dsa --pattern FFSSFS
+    """
+    if mla not in WIDTHS:
+        raise RandomModelError(f"mla {mla!r} is unknown: use one of {', '.join(WIDTHS)}")
+    spec = RandomModelSpec(
+        architecture=cast(Architecture, architecture),  # the spec refuses others
+        layers=layers,
+        moe=moe,
+        pattern=pattern,
+        index_topk=index_topk,
+        index_n_heads=index_n_heads,
+        index_head_dim=index_head_dim,
+        heads=heads,
+        hidden=hidden,
+        mla=WIDTHS[mla],
+        max_positions=max_positions,
+        dtype=cast(Dtype, dtype),
+        seed=seed,
+    )
+    print(write_random_model(out, spec))

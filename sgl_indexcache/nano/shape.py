@@ -13,7 +13,7 @@ class NanoShape:
     """Widths of a dense `glm_moe_dsa` model; the names are those of config.json.
 
     Defaults are the trained model: kv_lora_rank 512, rope 64 and index_head_dim 128 are what CUDA kernels for
-    sparse MLA are compiled for, and 16 layers of these with everything else kept narrow are 5.7 M parameters.
+    sparse MLA are compiled for, and 16 layers of these with everything else kept narrow are 5.85 M parameters.
 
     rope_theta: with 1e6, 11 of the 32 rotary pairs turn by less than one radian over 8,192 positions, so that
     rotary columns also carry content at a distance, beside the 16 columns without position.

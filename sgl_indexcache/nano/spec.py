@@ -12,7 +12,8 @@ CLASSES: dict[str, str] = {
     "deepseek_v32": "DeepseekV32ForCausalLM",
     "glm_moe_dsa": "GlmMoeDsaForCausalLM",
 }
-DTYPES = ("float32", "bfloat16")
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
 class RandomModelError(UserError):
@@ -39,21 +40,21 @@ KERNEL = MlaDims(kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=128, v_
 class RandomModelSpec:
     """All that a random model's files depend on.
 
-    Attributes:
-        architecture: `model_type` of the config.
-        layers: decoder layers.
-        moe: experts from layer 1 on; False makes every layer dense.
-        pattern: F/S letters written as `index_topk_pattern`; None writes none, which means all Full. Indexer
-            weights are written for every layer, so any pattern can be put on the checkpoint later.
-            transformers follows the pattern for glm_moe_dsa only.
-        index_topk: size of a selection, in positions.
-        index_n_heads: heads of the indexer. With few of them many scores are exactly zero (ReLU) and tie.
-        index_head_dim: width of an index key.
-        heads: attention heads. hidden: width of the residual stream.
-        mla: widths of the latent attention.
-        max_positions: longest sequence, in tokens.
-        dtype: dtype on disk; the values are bf16-representable either way, so both hold the same model.
-        seed: of the weights.
+    architecture     `model_type` of the config
+    layers           decoder layers
+    moe              experts from layer 1 on; False makes every layer dense
+    pattern          F/S letters written as `index_topk_pattern`; None writes none, which means all Full. Indexer
+                     weights are written for every layer, so any pattern can be put on the checkpoint later.
+                     transformers follows the pattern for glm_moe_dsa only
+    index_topk       size of a selection, in positions
+    index_n_heads    heads of the indexer. With few of them many scores are exactly zero (ReLU) and tie
+    index_head_dim   width of an index key
+    heads            attention heads
+    hidden           width of the residual stream
+    mla              widths of the latent attention
+    max_positions    longest sequence, in tokens
+    dtype            dtype on disk; the values are bf16-representable either way, so both hold the same model
+    seed             of the weights
 
     Raises:
         RandomModelError: from the constructor, when no model can have this shape.
@@ -70,7 +71,7 @@ class RandomModelSpec:
     hidden: int = 128
     mla: MlaDims = TINY
     max_positions: int = 8192
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOS_ID, EOS_ID, PAD_ID = 256, 257, 258
-SIZE = 259
-"""Number of tokens; a model's vocabulary may be larger (ids from here on decode to nothing)."""
+"""The last ids; a model's vocabulary may be larger, and ids past these decode to nothing."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -44,9 +43,8 @@ def write_tokenizer(folder: Path, max_length: int) -> None:
     `decode(encode(text)) == text` for every text that UTF-8 can encode. The names of the special tokens are
     recognised in text, which the chat template needs.
 
-    Args:
-        folder: where to write; files of the same names are replaced.
-        max_length: longest sequence of the model, in tokens.
+    folder      where to write; files of the same names are replaced
+    max_length  longest sequence of the model, in tokens
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # type: ignore[import-untyped]
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.nano import tokenizer
+from sgl_indexcache.nano.command_line import main
 from sgl_indexcache.nano.random_model import (
     MlaDims,
     RandomModelError,
     RandomModelSpec,
-    main,
     write_random_model,
 )
 
@@ -137,11 +137,12 @@ def test_a_bad_spec_is_refused_by_name(bad: dict[str, object], names: str) -> No
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "model"
-    assert main([str(out), "--architecture", "glm_moe_dsa", "--layers", "2", "--pattern", "FS", "--moe"]) == 0
+    arguments = ["random-model", str(out), "--layers", "2"]
+    assert main([*arguments, "--architecture", "glm_moe_dsa", "--pattern", "FS", "--moe"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     config = json.loads((out / "config.json").read_text())
     assert (config["model_type"], config["index_topk_pattern"]) == ("glm_moe_dsa", "FS")
-    assert main([str(out), "--layers", "2", "--pattern", "SS"]) == 2
+    assert main([*arguments, "--pattern", "SS"]) == 2
     assert "error:" in capsys.readouterr().err
 
 

@@ -1,7 +1,10 @@
 """What a user installs: all of our packages under one name, and nothing beside it."""
 
 import configparser
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,7 @@ LINKS = {
     "sgl_indexcache/loadtest": "loadtest/src",
     "kernels/src/benchmarks": "kernels/benchmarks",
 }
+LEFT_OUT = tuple(f"sgl_indexcache/nano/{part}/" for part in ("training", "studies", "cards"))
 DIST_INFO = f"sgl_indexcache-{sgl_indexcache.__version__}.dist-info"
 
 
@@ -51,8 +55,36 @@ def test_has_one_top_level_package(names: set[str]) -> None:
 def test_holds_every_module(source: Path, names: set[str], room: str) -> None:
     folder = source / room
     expected = {f"{ROOMS[room]}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
+    expected = {name for name in expected if not name.startswith(LEFT_OUT)}
     assert f"{ROOMS[room]}/__init__.py" in expected
     assert expected <= names
+
+
+def test_holds_no_training_study_or_card(source: Path, names: set[str]) -> None:
+    assert all((source / part / "__init__.py").exists() for part in LEFT_OUT)
+    assert [name for name in names if name.startswith(LEFT_OUT)] == []
+
+
+def test_what_is_left_out_says_so(installed: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    results = {
+        tool: subprocess.run(
+            [sys.executable, "-m", "sgl_indexcache.nano", tool, "--help"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )
+        for tool in ("train", "page-rules", "card", "random-model")
+    }  # fmt: skip
+    assert results.pop("random-model").returncode == 0
+    for tool, result in results.items():
+        (line,) = result.stderr.splitlines()
+        assert result.returncode == 2
+        assert line.startswith(f"error: `{tool}` is not in the wheel")
+
+
+def test_the_editable_install_has_them(root: Path, tmp_path: Path, run_python) -> None:
+    program = "import sgl_indexcache.nano.cards as cards; print(cards.__file__)"
+    origin = run_python("-c", program, cwd=tmp_path).stdout.strip()
+    assert origin == str(root / "sgl_indexcache" / "nano" / "cards" / "__init__.py")
 
 
 @pytest.mark.parametrize("room", ROOMS)

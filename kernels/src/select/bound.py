@@ -2,7 +2,7 @@
 
 Every step counts the scores above a guess. Bisection of the 32 bits took 18 to 20 steps for indexer scores; the k-th of
 a normal distribution, followed by the Illinois form of false position on the counts, takes 5 to 9
-(docs/results/notes-indexer-kernels.md). Three steps running that do not halve the interval are followed by one that
+(docs/log.md). Three steps running that do not halve the interval are followed by one that
 does, so that no distribution takes more than about four times the steps of a bisection.
 """
 
