@@ -26,6 +26,7 @@ import typer
 import yaml
 
 from sgl_indexcache.bench.child import device
+from sgl_indexcache.errors import UserError
 from sgl_indexcache.launch import Server
 from sgl_indexcache.nano import CHECKPOINT
 from sgl_indexcache.nano.phrases import FAMILIES, phrases
@@ -170,7 +171,10 @@ def _mean_recall(work: dict[str, Any] | None) -> float | None:
 
 
 def _size(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise UserError(f"{text!r} is no size of a list: write keys, as in 1856, or a fraction, as in 0.5") from None
 
 
 def command(

@@ -165,9 +165,8 @@ def test_hints_and_quotas() -> None:
     assert bool((forced.int().argmax(1) == inputs.hint[:, :-1].argmax(1)).all())
     for name in ("hint-eighth", "hint-half"):
         assert bool((RULES[name].worth(candidates(hint=False)) == RULES["mean"].worth(inputs)).all())
-    assert bool(
-        (RULES["hint-1"].worth(candidates(hint=False)).argsort(1) == RULES["mean"].worth(inputs).argsort(1)).all()
-    )
+    without = RULES["hint-1"].worth(candidates(hint=False))
+    assert bool((without.argsort(1) == RULES["mean"].worth(inputs).argsort(1)).all())
     assert int(replace(RULES["hint-1"], hint=1e3).worth(inputs)[0].argmax()) == int(inputs.hint[0, :-1].argmax())
     alone = signals.outlier(inputs)[:, :-1]
     forced = RULES["outlier-quarter"].worth(inputs)[:, :-1] == FORCED
