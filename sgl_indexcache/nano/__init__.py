@@ -11,9 +11,8 @@
     studies/                  what is measured on them: patterns, distillation, shortlists, page rules
     cards/                    writes the pages with these figures
 
-Serving needs none of this. The last three import the others and each other upwards only, nothing imports them, and the
-wheel leaves them out. `python -m sgl_indexcache.nano` lists the commands. Whoever imports this package or
-`random_model` needs no torch; the rest says so.
+Serving needs none of this. The parts of the second list may import the first list and the parts above them; nothing
+else imports them, and the wheel leaves them out. `python -m sgl_indexcache.nano` lists the commands.
 """
 
 from pathlib import Path

@@ -169,7 +169,10 @@ def _mean_recall(work: dict[str, Any] | None) -> float | None:
 
 
 def _size(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise UserError(f"{text!r} is no size of a list: write keys, as in 1856, or a fraction, as in 0.5") from None
 
 
 def command(

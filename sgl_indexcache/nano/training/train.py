@@ -195,7 +195,10 @@ def train(
 
 def _seconds(text: str) -> float:
     """Of "545" or "545s"."""
-    return float(text.removesuffix("s"))
+    try:
+        return float(text.removesuffix("s"))
+    except ValueError:
+        raise TrainingError(f"{text!r} is no time: write seconds, such as 520s") from None
 
 
 def command(
@@ -205,7 +208,7 @@ def command(
         Path | None, typer.Option("--resume", help="Folder with a state to go on from; without a state: begin.")
     ] = None,
     stage: Annotated[str, typer.Option("--stage", help=f"Stop after this stage: all, {', '.join(STAGES)}.")] = "all",
-    budget: Annotated[float, typer.Option("--budget", parser=_seconds, help="Seconds.")] = 520.0,
+    budget: Annotated[str, typer.Option("--budget", help="Seconds, such as 520 or 520s.")] = "520",
     reserve: Annotated[float, typer.Option("--reserve", help="Seconds of them for the evaluation.")] = 40.0,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between saved states.")] = 60.0,
     recipe: Annotated[str, typer.Option("--recipe", help=" or ".join(RECIPES))] = "nano",
@@ -220,7 +223,7 @@ def command(
     It stops before its time budget is over and saves its state. The next run with --resume takes exactly the steps that
     one long run would have taken.
     """
-    started = time.monotonic()
+    started, limit = time.monotonic(), _seconds(budget)
     for name, value, names in (("stage", stage, ("all", *STAGES)), ("recipe", recipe, tuple(RECIPES))):
         if value not in names:
             raise TrainingError(f"{name} {value!r} is unknown: use one of {', '.join(names)}")
@@ -240,7 +243,7 @@ def command(
     size = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"{size} parameters, {text.numel()} bytes, step {trainer.step}, {device}", flush=True)
     last = "sparse" if stage == "all" else stage
-    finished = train(trainer, out, started + budget - reserve, save_every, last)
+    finished = train(trainer, out, started + limit - reserve, save_every, last)
     print(f"{'finished' if finished else 'stopped'} at step {trainer.step} of {trainer.recipe.steps}", flush=True)
     if reserve > 0:
         figures = quick(trainer.model, read_shard(data, "heldout", device))

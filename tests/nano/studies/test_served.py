@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sgl_indexcache.nano.command_line import main
 from sgl_indexcache.nano.studies.served import DISTRACTORS, Tasks, between, compared
 
 LENGTH = 1500
@@ -45,6 +46,14 @@ def test_work_between_two_snapshots() -> None:
         "fallbacks": {"0": 0, "3": 2},
     }
     assert between(None, None) is None
+
+
+def test_sizes_that_no_server_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["served", "--data", "nowhere", "--out", "nowhere", "--shortlists", "1856"]
+    assert main([*command, "half"]) == 2
+    assert "'half' is no size of a list" in capsys.readouterr().err
+    assert main([*command, "0.5", "--decode-rows", "1"]) == 2
+    assert "shortlists of one size" in " ".join(capsys.readouterr().err.split())
 
 
 def test_facts_are_compared_one_by_one() -> None:

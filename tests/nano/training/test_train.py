@@ -171,7 +171,8 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setitem(RECIPES, "toy", SHORT)
     pack([Piece(bytes([n]) * 32, bytes(TEXT.tolist())) for n in (0, 1)], tmp_path)
     out = tmp_path / "run"
-    arguments = ["train", "--data", str(tmp_path), "--out", str(out), "--recipe", "toy", "--reserve", "0"]
+    arguments = ["train", "--data", str(tmp_path), "--out", str(out), "--recipe", "toy"]
+    arguments += ["--reserve", "0", "--budget", "500s"]
     assert main([*arguments, "--stage", "dense"]) == 0
     assert "stopped" not in capsys.readouterr().out
     assert main([*arguments, "--resume", str(out)]) == 0
@@ -181,3 +182,5 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     capsys.readouterr()
     assert main([*arguments, "--stage", "last"]) == 2
     assert "stage 'last' is unknown" in capsys.readouterr().err
+    assert main([*arguments, "--budget", "9m"]) == 2
+    assert "'9m' is no time" in capsys.readouterr().err

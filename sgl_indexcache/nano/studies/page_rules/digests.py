@@ -5,7 +5,7 @@ A candidate only: digests raise neither recall nor the facts found, so nothing t
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 
 WIDTH = 32
 """Pages that a digest names."""

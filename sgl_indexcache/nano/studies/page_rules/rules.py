@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.nano.shape import NANO
 from sgl_indexcache.nano.studies.page_rules import digests
 from sgl_indexcache.nano.studies.page_rules.signals import (

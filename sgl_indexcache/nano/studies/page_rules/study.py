@@ -26,8 +26,8 @@ import typer
 from sgl_indexcache.distill.functional import Rotary
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.indexer.shortlist import Shortlist
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.kernels.score.cpu import score
-from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.nano.model import Layer, Projections
 from sgl_indexcache.nano.phrases import FAMILIES, phrases
 from sgl_indexcache.nano.shape import NANO

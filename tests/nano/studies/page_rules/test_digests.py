@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sgl_indexcache.kernels.shortlist import PAGE
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.nano.studies.page_rules.digests import VOTERS, WIDTH, elect
 
 PAGES = 50

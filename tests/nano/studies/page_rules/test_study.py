@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sgl_indexcache.distill.functional import Rotary
+from sgl_indexcache.kernels.layout import PAGE
 from sgl_indexcache.kernels.score.cpu import score
-from sgl_indexcache.kernels.shortlist import PAGE
 from sgl_indexcache.nano.command_line import main
 from sgl_indexcache.nano.model import Layer, NanoModel, Projections
 from sgl_indexcache.nano.studies.page_rules import rules, signals, study
@@ -19,7 +19,6 @@ from sgl_indexcache.nano.studies.page_rules.signals import Candidates
 from sgl_indexcache.nano.studies.page_rules.study import Study
 from sgl_indexcache.nano.studies.shortlist_quality import TwoLevelModel, shortlist_of
 from sgl_indexcache.nano.studies.two_level import Sequence
-from sgl_indexcache.store.pages import Pages
 
 LENGTH = 640
 PAGES = 6
@@ -84,8 +83,6 @@ def test_exact_scoring_and_a_list_of_everything_are_the_models_own(
 
 
 def test_mean_is_the_serving_path(model: Study, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Digests, where the serving path keeps any, are a rule of their own here.
-    monkeypatch.setattr(Pages, "vote", lambda *_: torch.zeros(0, dtype=torch.int64), raising=False)
     serving = TwoLevelModel()
     shortlist = replace(shortlist_of(0.5, LENGTH), size=PAGES * PAGE)
     serving.two_level = Sequence(shortlist, LENGTH, 0.0, 64)
@@ -165,9 +162,8 @@ def test_hints_and_quotas() -> None:
     assert bool((forced.int().argmax(1) == inputs.hint[:, :-1].argmax(1)).all())
     for name in ("hint-eighth", "hint-half"):
         assert bool((RULES[name].worth(candidates(hint=False)) == RULES["mean"].worth(inputs)).all())
-    assert bool(
-        (RULES["hint-1"].worth(candidates(hint=False)).argsort(1) == RULES["mean"].worth(inputs).argsort(1)).all()
-    )
+    without = RULES["hint-1"].worth(candidates(hint=False))
+    assert bool((without.argsort(1) == RULES["mean"].worth(inputs).argsort(1)).all())
     assert int(replace(RULES["hint-1"], hint=1e3).worth(inputs)[0].argmax()) == int(inputs.hint[0, :-1].argmax())
     alone = signals.outlier(inputs)[:, :-1]
     forced = RULES["outlier-quarter"].worth(inputs)[:, :-1] == FORCED
