@@ -127,7 +127,7 @@ def _counters(*, two_level: bool) -> tuple[Callable[[int], None], Any]:
     """Sources as a scheduler has them, and a function that counts a step's work."""
     from sgl_indexcache.pattern import Pattern
     from sgl_indexcache.store import IndexStore, Pool
-    from sgl_indexcache.store.pages import Pages
+    from sgl_indexcache.store.page_records import PageRecords
     from sgl_indexcache.store.pool import slot_bytes
     from sgl_indexcache.telemetry.readings import Sources
     from sgl_indexcache.telemetry.two_level import TwoLevelWork
@@ -137,10 +137,11 @@ def _counters(*, two_level: bool) -> tuple[Callable[[int], None], Any]:
     work, listed = IndexerWork(), TwoLevelWork()
     full = len(pattern.full_layers)
     store = IndexStore(Pool(SLOTS * slot_bytes(full, 64, 16), full, 64, 16), pattern.full_layers, 256, 0.0)
-    backend = SimpleNamespace(work=work, kernels={("decode", "indexer"): "ours", ("decode", "attention"): "fa3"})
+    kernels = {("decode", "indexer"): "ours", ("decode", "attention"): "fa3"}
+    backend = SimpleNamespace(work=work, kernels=kernels, two_level=None)
     if two_level:
-        pages = Pages(pattern.full_layers, PAGES * 64, 128, requests=8, positions=65_536)
-        backend.two_level = SimpleNamespace(work=listed, pages=pages)
+        records = PageRecords(pattern.full_layers, PAGES, 128, "cpu")
+        backend.two_level = SimpleNamespace(work=listed, records=records)
 
     def count(step: int) -> None:
         work.full(32 * full, 32 * full * 50_000)

@@ -66,13 +66,14 @@ class TwoLevelKernels(Protocol):
         pages: torch.Tensor,
         group: torch.Tensor,
         lengths: torch.Tensor,
+        k: int,
         *,
         names: torch.Tensor,
         initial: int,
         local: int,
         out: torch.Tensor,
     ) -> None:
-        """Write the selections of R rows among the keys of their groups' pages into out int32 [R, topk].
+        """Write the selections of R rows among the keys of their groups' pages into out int32 [R, k].
 
         pages   int32 [G, n + 1], KV pages, the own one last; group int32 [R], ascending
         lengths int32 [R], keys of these pages that each row sees

@@ -226,7 +226,7 @@ class TwoLevel:
         queries, gates = (heads.queries, heads.gates) if part.groups == part.rows else inputs.queries(rows)
         pages = inputs.page_table[part.request].index_select(0, lists.view(-1)).view_as(lists)
         self.kernels.select_listed(
-            queries, gates, inputs.index_k, pages, part.group, part.lengths,
+            queries, gates, inputs.index_k, pages, part.group, part.lengths, self.rules.topk,
             names=pages if terms.form == "slots" else lists, initial=inputs.initial, local=inputs.local, out=out[rows],
         )  # fmt: skip
         if terms.form == "offsets":

@@ -83,9 +83,7 @@ def on_cuda(
     budget_bytes = settings.kernels.scratch_mib << 20
     shortlist, guard = _parts(settings.scoring)
     shortlist = replace(shortlist, max_pages=MAX_K)
-    two_level = TwoLevel(
-        records, CudaKernels(topk, budget_bytes), shortlist, guard, topk, settings.scoring.min_saved_scores
-    )
+    two_level = TwoLevel(records, CudaKernels(budget_bytes), shortlist, guard, topk, settings.scoring.min_saved_scores)
     decode_lists = DecodeLists(records, shortlist, guard, topk, budget_bytes, settings.scoring.decode_rows)
     indexer = model_runner.model.model.layers[pattern.full_layers[0]].self_attn.indexer
     begin = time.monotonic()
@@ -109,7 +107,7 @@ def on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings) ->
     records = PageRecords(pattern.full_layers, pages, pool.index_head_dim, "cpu")
     topk = model_runner.model_config.hf_text_config.index_topk
     _log(records)
-    return TwoLevel(records, CpuKernels(topk, settings.kernels.scratch_mib << 20), *_parts(settings.scoring), topk)
+    return TwoLevel(records, CpuKernels(settings.kernels.scratch_mib << 20), *_parts(settings.scoring), topk)
 
 
 def _parts(scoring: Scoring) -> "tuple[Shortlist, Guard]":

@@ -44,7 +44,7 @@ def compiled() -> Iterator[list[str]]:
 def test_prefills_compile_nothing(compiled: list[str], size: int | float) -> None:
     random.seed(0)
     records = PageRecords([0, 4], POOL, DIM, "cuda")
-    two_level = TwoLevel(records, CudaKernels(TOPK, 64 << 20), Shortlist(size), Guard(0.9, 64), TOPK)
+    two_level = TwoLevel(records, CudaKernels(64 << 20), Shortlist(size), Guard(0.9, 64), TOPK)
     keys = torch.randn(POOL, PAGE, DIM, device="cuda").to(torch.float8_e4m3fn)
     index_k = pack(keys, torch.ones(POOL, PAGE, device="cuda"))
     assert warm_up(two_level, INDEXER, HEADS, index_k, CONTEXT) > 0

@@ -38,14 +38,14 @@ class ReferenceKernels(CudaKernels):
         reference.list_pages(*arguments, budget_bytes=self.budget_bytes, **options)
 
     def select_listed(self, *arguments: Any, **options: Any) -> None:
-        reference.select_listed(*arguments, self.topk, budget_bytes=self.budget_bytes, **options)
+        reference.select_listed(*arguments, budget_bytes=self.budget_bytes, **options)
 
     def select(self, inputs: Inputs, terms: Terms, out: torch.Tensor, *, rows: slice, max_length: int) -> None:
         queries, gates = inputs.queries(rows)
         assert int(inputs.lengths[rows].max()) <= max_length
         names = inputs.page_table if terms.form == "slots" else None
         out[rows] = score_select(
-            queries, gates, inputs.index_k, inputs.page_table, inputs.request[rows], inputs.lengths[rows], self.topk,
+            queries, gates, inputs.index_k, inputs.page_table, inputs.request[rows], inputs.lengths[rows], out.shape[1],
             max_length=max_length, initial=inputs.initial, local=inputs.local, names=names,
         )  # fmt: skip
         if terms.form == "offsets":
@@ -60,7 +60,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def kernels_of(device: str) -> TwoLevelKernels:
-    return CpuKernels(TOPK, 1 << 20) if device == "cpu" else ReferenceKernels(TOPK, 1 << 20)
+    return CpuKernels(1 << 20) if device == "cpu" else ReferenceKernels(1 << 20)
 
 
 class Context:

@@ -14,7 +14,6 @@ from sgl_indexcache.selection import Inputs, Rows, Terms
 class CpuKernels:
     """`TwoLevelKernels` (indexer/kernels.py) over index keys in the model's dtype; selections are positions.
 
-    topk          positions of a selection
     budget_bytes  bound of the scores that are alive at a time
     """
 
@@ -27,8 +26,8 @@ class CpuKernels:
     judge = staticmethod(cpu.judge)
     verdicts = staticmethod(cpu.verdicts)
 
-    def __init__(self, topk: int, budget_bytes: int) -> None:
-        self.topk, self.budget_bytes = topk, budget_bytes
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
 
     def select(self, inputs: Inputs, terms: Terms, out: torch.Tensor, *, rows: slice, max_length: int) -> None:
         request, length = inputs.request[rows].long(), inputs.lengths[rows].long()
@@ -43,7 +42,7 @@ class CpuKernels:
             len(length),
         )
         slots = (inputs.page_table.unsqueeze(2) * PAGE + torch.arange(PAGE, dtype=torch.int32)).flatten(1)
-        selector = Selector(self.topk, inputs.initial, inputs.local, self.budget_bytes)
+        selector = Selector(out.shape[1], inputs.initial, inputs.local, self.budget_bytes)
         out[rows] = selector(lambda part: inputs.queries(_shifted(part, rows.start)), inputs.index_k, slots, laid_out)
 
     def summarise(self, index_k: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -56,7 +55,7 @@ class CpuKernels:
         self, queries: torch.Tensor, gates: torch.Tensor, index_k: torch.Tensor, *arguments: Any, **options: Any
     ) -> None:
         index_k = _by_page(index_k)
-        cpu.select_listed(queries, gates, index_k, *arguments, self.topk, budget_bytes=self.budget_bytes, **options)
+        cpu.select_listed(queries, gates, index_k, *arguments, budget_bytes=self.budget_bytes, **options)
 
 
 def _by_page(index_k: torch.Tensor) -> torch.Tensor:

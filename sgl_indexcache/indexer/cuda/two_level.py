@@ -12,7 +12,6 @@ from sgl_indexcache.selection import Inputs, Terms
 class CudaKernels:
     """`TwoLevelKernels` (indexer/kernels.py) over SGLang's page-packed fp8 keys; nothing waits for the device.
 
-    topk          positions of a selection
     budget_bytes  bound of the scores that are alive at a time
     """
 
@@ -25,8 +24,8 @@ class CudaKernels:
     judge = staticmethod(cuda_guard.judge)
     verdicts = staticmethod(cuda_guard.verdicts)
 
-    def __init__(self, topk: int, budget_bytes: int) -> None:
-        self.topk, self.budget_bytes = topk, budget_bytes
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
 
     def select(self, inputs: Inputs, terms: Terms, out: torch.Tensor, *, rows: slice, max_length: int) -> None:
         select(inputs, terms, out, rows=rows, max_length=max_length, budget_bytes=self.budget_bytes)
@@ -35,4 +34,4 @@ class CudaKernels:
         cuda.list_pages(*arguments, budget_bytes=self.budget_bytes, **options)
 
     def select_listed(self, *arguments: Any, **options: Any) -> None:
-        cuda.select_listed(*arguments, self.topk, budget_bytes=self.budget_bytes, **options)
+        cuda.select_listed(*arguments, budget_bytes=self.budget_bytes, **options)

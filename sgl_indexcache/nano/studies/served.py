@@ -25,6 +25,7 @@ import torch
 import typer
 import yaml
 
+from sgl_indexcache.errors import UserError
 from sgl_indexcache.live.engine import Engine
 from sgl_indexcache.live.needles import Needle
 from sgl_indexcache.live.server import Server

@@ -31,7 +31,7 @@ class Sequence:
         self.layers = [
             TwoLevel(
                 PageRecords([layer], pages, NANO.index_head_dim, "cpu"),
-                CpuKernels(topk, BUDGET_BYTES),
+                CpuKernels(BUDGET_BYTES),
                 shortlist,
                 Guard(floor, every),
                 topk,

@@ -75,7 +75,7 @@ def test_what_is_counted_of_a_step() -> None:
 
 def test_what_the_device_counted_is_reported_once() -> None:
     lists = make(1)
-    two_level = TwoLevel(lists.records, CudaKernels(TOPK, 1 << 20), Shortlist(N * PAGE), GUARD, TOPK)
+    two_level = TwoLevel(lists.records, CudaKernels(1 << 20), Shortlist(N * PAGE), GUARD, TOPK)
     lists.count(torch.tensor([20 * PAGE] * 3), two_level.work)
     before = two_level.work.snapshot()
     lists.records.counts[1] += torch.tensor([2, 70, 1, 20 * PAGE])

@@ -53,7 +53,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
 
 def two_level(shortlist: Shortlist) -> TwoLevel:
     records = PageRecords([3, 5], POOL, DIM, "cpu")
-    return TwoLevel(records, CudaKernels(TOPK, 1 << 20), shortlist, Guard(0.9, 16), TOPK)
+    return TwoLevel(records, CudaKernels(1 << 20), shortlist, Guard(0.9, 16), TOPK)
 
 
 INDEX_K = pack(torch.zeros(POOL, PAGE, DIM).to(torch.float8_e4m3fn), torch.ones(POOL, PAGE))

@@ -30,7 +30,8 @@ def _table(backend: Any) -> Any:
     """Position int32 of every slot, -1 if none was written; None where nothing is captured."""
     from sglang.srt.state_capturer.indexer_topk import get_global_indexer_capturer
 
-    if get_global_indexer_capturer() is None or backend is not runtime.current.backend:
+    serving: Any = runtime.current.backend
+    if get_global_indexer_capturer() is None or backend is not serving:
         return None
     if backend.position_of_slot is None:
         import torch
