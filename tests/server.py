@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sgl_indexcache.launch import Server
+from sgl_indexcache.live.server import Server
 
 FLAGS = ("--mem-fraction-static", "0.3", "--random-seed", "0", "--log-level", "warning")
 """What every server is started with."""
