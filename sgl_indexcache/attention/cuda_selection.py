@@ -251,11 +251,9 @@ def _name(way: Way) -> str:
 
 def terms(metadata: Any) -> Terms:
     """How SGLang's DSAIndexerMetadata wants the selections of a forward."""
-    from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
-
     form: Form = "slots"
     if metadata.force_unfused_topk:
         form = "positions"
-    elif metadata.topk_transform_method == TopkTransformMethod.RAGGED:
+    elif metadata.topk_transform_method.name == "RAGGED":
         form = "offsets"
     return Terms(form, metadata.get_page_table_64(), metadata.attn_metadata.topk_indices_offset)

@@ -43,7 +43,8 @@ TOOLS: Floors = (
 
 ONLY: Mapping[str, tuple[str, ...]] = {
     "kernels.benchmarks": ("errors", "kernels", "results"),
-    "loadtest": ("errors", "flags", "results"),
+    # Its A/B runs start the two servers themselves.
+    "loadtest": ("errors", "flags", "results", "live", "pattern"),
     "results": ("errors",),
     "flags": ("errors",),
 }

@@ -70,7 +70,11 @@ def test_a_house_in_order(tmp_path: Path) -> None:
         ),
         ("kernels/src/score/api.py", "from sgl_indexcache.attention import gather", "kernels does not stand above"),
         ("kernels/benchmarks/indexer.py", "from ...indexer import exact", "kernels.benchmarks does not stand above"),
-        ("loadtest/src/run.py", "from sgl_indexcache.pattern import Pattern", "loadtest does not stand above pattern"),
+        (
+            "loadtest/src/run.py",
+            "from sgl_indexcache.settings import Settings",
+            "loadtest does not stand above settings",
+        ),
         ("sgl_indexcache/telemetry/x.py", "import sgl_indexcache.search.run", "telemetry does not stand above search"),
         ("sgl_indexcache/attic/x.py", "", "room attic has no floor"),
     ],
