@@ -7,7 +7,7 @@ waits for the device, nothing on the host is read after the launch, and no captu
 That the same prefill takes the same branches: SGLang skips the scores (dsa_indexer.py, `_should_skip_logits_
 computation`; dense MHA prefill in dsa_backend.py, `set_dsa_prefill_impl`) by the longest request of the forward, and
 chooses kernels by the number of rows, which is all one prefill's own where it is alone. Where a forward does not come
-by in every Full layer nevertheless, the store keeps nothing of it (TwinStore.write).
+by in every Full layer nevertheless, the store keeps nothing of it (WholePrefillStore.write).
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ import torch
 
 from sgl_indexcache.indexer.forms import from_positions, note_pages, to_positions
 from sgl_indexcache.selection import Terms
-from sgl_indexcache.store import Plan, TwinStore
+from sgl_indexcache.store import CopyPlan, WholePrefillStore
 
 
 class Snapshots:
     """What the forward in preparation reads or writes; `pages` KV pages there are at most, on `device`."""
 
-    def __init__(self, store: TwinStore, pages: int, device: torch.device | str) -> None:
+    def __init__(self, store: WholePrefillStore, pages: int, device: torch.device | str) -> None:
         self.store = store
-        self._plan: Plan | None = None
+        self._plan: CopyPlan | None = None
         self._noted = False
         self._page_of = torch.zeros(pages, dtype=torch.int32, device=device)
 

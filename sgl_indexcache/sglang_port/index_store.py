@@ -8,7 +8,7 @@ from sgl_indexcache.settings import SettingsError
 from sgl_indexcache.settings import Store as StoreSettings
 from sgl_indexcache.sglang_port import refusals
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, Device
-from sgl_indexcache.store import TOLERANCE_EPS, IndexStore, Keeper, Pool, TwinStore
+from sgl_indexcache.store import TOLERANCE_EPS, IndexStore, Pool, SnapshotSlots, WholePrefillStore
 from sgl_indexcache.store.pool import check_budget
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def _check_margin(settings: StoreSettings, device: Device) -> None:
         )
 
 
-def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings, device: Device) -> Keeper | None:
+def build(
+    model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings, device: Device
+) -> SnapshotSlots | None:
     """The store of this scheduler, in the factory of its attention backend; None when it is off.
 
     Raises:
@@ -77,9 +79,9 @@ def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings
     topk = model_runner.model_config.hf_text_config.index_topk
     full = pattern.full_layers
     pool = Pool(settings.snapshot_mib << 20, len(full), window, topk, pinned=device == "cuda")
-    store: Keeper
+    store: SnapshotSlots
     if device == "cuda":
-        store = TwinStore(pool, full)
+        store = WholePrefillStore(pool, full)
     else:
         tolerance = settings.margin
         if tolerance is None:
@@ -92,9 +94,9 @@ def build(model_runner: "ModelRunner", pattern: Pattern, settings: StoreSettings
     return store
 
 
-def snapshots(store: Keeper | None, model_runner: "ModelRunner") -> "Snapshots | None":
+def snapshots(store: SnapshotSlots | None, model_runner: "ModelRunner") -> "Snapshots | None":
     """The CUDA backend's way to the store; no graph has been captured yet."""
-    if not isinstance(store, TwinStore):
+    if not isinstance(store, WholePrefillStore):
         return None
     from sgl_indexcache.attention.snapshots import Snapshots
 

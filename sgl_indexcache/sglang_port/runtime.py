@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from sgl_indexcache.attention.base import Backend
 from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Settings
-from sgl_indexcache.store import Keeper, Tail
-from sgl_indexcache.store.check import Held
+from sgl_indexcache.store import SnapshotSlots, Tail
+from sgl_indexcache.store.check import TreeNode
 
 
 class Tree(Protocol):
@@ -19,7 +19,7 @@ class Tree(Protocol):
     def tails_after(self, node: Any) -> Sequence[Tail]:
         """The tails of the prefix that ends with `node`."""
 
-    def nodes(self) -> Iterator[Held]:
+    def nodes(self) -> Iterator[TreeNode]:
         """Every node with snapshots."""
 
     def forget(self) -> None:
@@ -37,7 +37,7 @@ class Runtime:
     """the pattern in force in this scheduler; None elsewhere"""
     backend: Backend | None = None
     """the attention backend of this scheduler; None elsewhere"""
-    store: Keeper | None = None
+    store: SnapshotSlots | None = None
     """the index store of this scheduler; None elsewhere, and where it is off"""
     tree: Tree | None = None
     """the radix tree that holds the store's records; None until SGLang has built it"""

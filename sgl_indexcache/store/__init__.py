@@ -1,30 +1,35 @@
 """The index store: what the indexer learnt about a prefix, kept as long as the prefix.
 
-pool.py    the memory          tables.py  which rows of a forward read and write it
-tails.py   what hangs on a tree node       turns.py   what it is told, remembers and counts
-keeper.py  who holds a slot: requests in flight, prefixes    check.py   its invariants
-store.py   rows are read where their margin allows it        twins.py   only the very same prefill is read
+page_records.py    of every KV page, for two-level scoring: summary, guard
+pool.py            the memory of tail snapshots
+tails.py           snapshots as a tree node holds them
+slots.py           who holds a snapshot's memory: requests in flight, prefixes
+requests.py        what the store is told of a forward, remembers of a request and counts
+tables.py          which rows of a forward read and write it
+store.py           rows are read where their margin allows it
+whole_prefills.py  only the very same prefill is read
+check.py           the invariants
 """
 
 from sgl_indexcache.store.errors import StoreError
-from sgl_indexcache.store.keeper import Keeper
 from sgl_indexcache.store.pool import WINDOW, Pool
+from sgl_indexcache.store.requests import RequestRows, StoreCounters
+from sgl_indexcache.store.slots import SnapshotSlots
 from sgl_indexcache.store.store import TOLERANCE_EPS, IndexStore
 from sgl_indexcache.store.tails import Tail, Tails
-from sgl_indexcache.store.turns import StoreCounters, Turn
-from sgl_indexcache.store.twins import Plan, TwinStore
+from sgl_indexcache.store.whole_prefills import CopyPlan, WholePrefillStore
 
 __all__ = [
     "TOLERANCE_EPS",
     "WINDOW",
+    "CopyPlan",
     "IndexStore",
-    "Keeper",
-    "Plan",
     "Pool",
+    "RequestRows",
+    "SnapshotSlots",
     "StoreCounters",
     "StoreError",
     "Tail",
     "Tails",
-    "Turn",
-    "TwinStore",
+    "WholePrefillStore",
 ]

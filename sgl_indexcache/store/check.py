@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from sgl_indexcache.store.keeper import Keeper
+from sgl_indexcache.store.slots import SnapshotSlots
 from sgl_indexcache.store.tails import Tails
 
 
@@ -13,7 +13,7 @@ class InvariantError(AssertionError):
     """The store contradicts itself; the text begins with the name of the invariant."""
 
 
-class Held(NamedTuple):
+class TreeNode(NamedTuple):
     """A tree node that holds tails: its tokens' number, where it ends, its extra key and whether its KV is alive."""
 
     tails: Tails
@@ -23,7 +23,7 @@ class Held(NamedTuple):
     alive: bool
 
 
-def check(store: Keeper, nodes: Iterable[Held], *, idle: bool = False) -> None:
+def check(store: SnapshotSlots, nodes: Iterable[TreeNode], *, idle: bool = False) -> None:
     """Raise InvariantError unless everything adds up; `nodes` are all tree nodes that hold tails.
 
     conservation  every slot is free, written, or kept, and nothing is counted twice
@@ -47,7 +47,7 @@ def check(store: Keeper, nodes: Iterable[Held], *, idle: bool = False) -> None:
             _positions(store, tail.slot, node.end - node.length + tail.offset, len(tail.tokens))
 
 
-def _conservation(store: Keeper) -> None:
+def _conservation(store: SnapshotSlots) -> None:
     slots = sorted([*store._free, *(store._writers | set(store._kept))])
     if slots != list(range(store.pool.slots)):
         raise InvariantError("conservation: free, written and kept slots are not all slots, each once")
@@ -55,7 +55,7 @@ def _conservation(store: Keeper) -> None:
         raise InvariantError("conservation: the slots that may be given up are not those kept and not written")
 
 
-def _lifetime(store: Keeper, nodes: list[Held]) -> None:
+def _lifetime(store: SnapshotSlots, nodes: list[TreeNode]) -> None:
     hanging = [tail for node in nodes for tail in node.tails]
     if sorted(tail.slot for tail in hanging) != sorted(store._kept):
         raise InvariantError("lifetime: the tails on the tree's nodes are not those that the store keeps")
@@ -72,7 +72,7 @@ def _lifetime(store: Keeper, nodes: list[Held]) -> None:
                     raise InvariantError(f"lifetime: slot {tail.slot} has {len(tail.tokens)} tokens")
 
 
-def _references(store: Keeper, *, idle: bool) -> None:
+def _references(store: SnapshotSlots, *, idle: bool) -> None:
     held = [live.slot for live in store._live.values() if live.slot is not None]
     held += [live.previous[1] for live in store._live.values() if live.previous is not None]
     if sorted(held) != sorted(store._writers):
@@ -81,7 +81,7 @@ def _references(store: Keeper, *, idle: bool) -> None:
         raise InvariantError(f"references: {len(store._live)} requests hold slots at idle")
 
 
-def _positions(store: Keeper, slot: int, first: int, rows: int) -> None:
+def _positions(store: SnapshotSlots, slot: int, first: int, rows: int) -> None:
     picks = store.pool.selections[:, slot, :rows]
     if not store.ascending:
         last = torch.iinfo(picks.dtype).max

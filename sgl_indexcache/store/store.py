@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 
 from sgl_indexcache.selection import KnownRows
-from sgl_indexcache.store.keeper import Keeper
 from sgl_indexcache.store.pool import Pool
+from sgl_indexcache.store.requests import InFlight, RequestRows
+from sgl_indexcache.store.slots import SnapshotSlots
 from sgl_indexcache.store.tables import Layout, Row, Tables
 from sgl_indexcache.store.tails import Tail, common
-from sgl_indexcache.store.turns import Live, Turn
 
 TOLERANCE_EPS = 256
 """Default tolerance in machine epsilons of the model's dtype; see docs/results/store-fuzz.md."""
 
 
-class IndexStore(Keeper):
+class IndexStore(SnapshotSlots):
     """Tail snapshots that are read row by row, and written row by row by all requests in flight.
 
     layers     ids of the Full layers, in order
@@ -31,21 +31,21 @@ class IndexStore(Keeper):
 
     # --- before a forward ---
 
-    def begin(self, turns: Sequence[Turn], requests: int | None = None) -> None:
+    def begin(self, batch: Sequence[RequestRows], requests: int | None = None) -> None:
         """Settle what the rows of the next forward read and write; called once before each forward.
 
-        `requests` is the number of requests in the forward when some of them have no turn. Reads are settled for
+        `requests` is the number of requests in the forward when some of them bring no rows. Reads are settled for
         all of them first, so that no slot is given away that this forward reads.
         """
-        alone = (len(turns) if requests is None else requests) == 1
+        alone = (len(batch) if requests is None else requests) == 1
         self._reading.clear()
-        found = [self._find(turn, alone) for turn in turns]
-        rows = {}
-        for turn, match in zip(turns, found, strict=True):
-            live = self._track(turn, alone)
+        matches = [self._find(rows, alone) for rows in batch]
+        table = {}
+        for rows, match in zip(batch, matches, strict=True):
+            live = self._track(rows, alone)
             write = (-1, 0) if live.slot is None else (live.slot, live.first)
-            rows[turn.request] = Row(*write) if match is None else Row(*write, match[0].slot, turn.start, *match[1:])
-        self._tables.write(rows)
+            table[rows.request] = Row(*write) if match is None else Row(*write, match[0].slot, rows.start, *match[1:])
+        self._tables.write(table)
         self._layout = None
 
     # --- in a forward ---
@@ -72,7 +72,7 @@ class IndexStore(Keeper):
         if layout.read_rows.numel():
             margins = self.pool.margins[index].view(-1)[layout.read_flat]
             # NaN is not greater than anything: what is not a number settles nothing.
-            usable = (margins > self.tolerance) | layout.twin
+            usable = (margins > self.tolerance) | layout.same_prefill
             rows, source = layout.read_rows[usable], layout.read_flat[usable]
             known.selection[rows] = self.pool.selections[index].view(-1, self.pool.topk)[source]
             known.margin[rows] = margins[usable]
@@ -96,54 +96,54 @@ class IndexStore(Keeper):
         self._tables.write({})
         self._layout = None
 
-    def _find(self, turn: Turn, alone: bool) -> tuple[Tail, int, int] | None:
-        """The tail with most of the turn's first tokens, their number, and whether its rows are this very prefill."""
-        if not turn.tokens:
+    def _find(self, rows: RequestRows, alone: bool) -> tuple[Tail, int, int] | None:
+        """The tail with most of the first tokens, their number, and whether its rows are this very prefill."""
+        if not rows.tokens:
             return None
         self.counters.lookups += 1
         best: tuple[int, int, int, Tail] | None = None
-        for tail in turn.tails:
-            shared = common(tail.tokens, turn.tokens)
-            twin = int(alone and turn.prefill and tail.twin == turn.twin and shared == turn.end - turn.start)
-            if shared and (best is None or (twin, shared, tail.used) > best[:3]):
-                best = (twin, shared, tail.used, tail)
+        for tail in rows.tails:
+            shared = common(tail.tokens, rows.tokens)
+            same = int(alone and rows.prefill and tail.key == rows.key and shared == rows.end - rows.start)
+            if shared and (best is None or (same, shared, tail.used) > best[:3]):
+                best = (same, shared, tail.used, tail)
         if best is None:
             return None
-        twin, shared, _, tail = best
+        same, shared, _, tail = best
         if tail.generation != self.generation:  # cannot be; if it is, compute
             return None
         self._hit(tail, shared)
-        return tail, shared, twin
+        return tail, shared, same
 
-    def _track(self, turn: Turn, alone: bool) -> Live:
-        """The request's live record, with a slot for the page of the turn's last row."""
-        live = self._live.get(turn.request)
-        if live is not None and (live.owner != turn.owner or live.end != turn.start):
+    def _track(self, rows: RequestRows, alone: bool) -> InFlight:
+        """The request's live record, with a slot for the page of its last row."""
+        live = self._live.get(rows.request)
+        if live is not None and (live.owner != rows.owner or live.end != rows.start):
             self.counters.broken += 1
-            self.end(turn.request)
+            self.end(rows.request)
             live = None
         if live is None:
-            live = self._live[turn.request] = Live(turn.owner)
-        first = (turn.end - 1) // self.window * self.window
+            live = self._live[rows.request] = InFlight(rows.owner)
+        first = (rows.end - 1) // self.window * self.window
         if live.first != first:
-            self._open_page(live, turn, first, alone)
-        elif turn.end - first > 1:
+            self._open_page(live, rows, first, alone)
+        elif rows.end - first > 1:
             self._forget_previous(live)
-        live.end = turn.end
+        live.end = rows.end
         return live
 
-    def _open_page(self, live: Live, turn: Turn, first: int, alone: bool) -> None:
+    def _open_page(self, live: InFlight, rows: RequestRows, first: int, alone: bool) -> None:
         self._forget_previous(live)
         if live.slot is not None:
-            if turn.end - first == 1:  # by overlap the request may have finished a row ago
-                live.previous = (live.first, live.slot, live.twin)
+            if rows.end - first == 1:  # by overlap the request may have finished a row ago
+                live.previous = (live.first, live.slot, live.key)
             else:
                 self._stop_writing(live.slot)
-        live.first, live.slot, live.twin = first, None, None
-        if turn.start > first:  # rows of this page are missing
+        live.first, live.slot, live.key = first, None, None
+        if rows.start > first:  # rows of this page are missing
             return
         live.slot = self._acquire()
         if live.slot is None:
             self.counters.untracked += 1
-        elif alone and turn.prefill and turn.start == first:
-            live.twin = turn.twin
+        elif alone and rows.prefill and rows.start == first:
+            live.key = rows.key

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     """position of the request that is row 0 of `read_slot`"""
     read_rows: int = 0
     """rows of `read_slot` that belong to the request's own tokens"""
-    twin: int = 0
+    same_prefill: int = 0
     """1: the forward that wrote `read_slot` was this very one"""
 
 
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 
     write_rows [W], write_flat [W]  rows of the forward that are kept, and where
     read_rows [R], read_flat [R]    rows of the forward whose selections are known, and where
-    twin bool [R]
+    same_prefill bool [R]
     """
 
     rows: int
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     write_flat: torch.Tensor
     read_rows: torch.Tensor
     read_flat: torch.Tensor
-    twin: torch.Tensor
+    same_prefill: torch.Tensor
 
 
 class Tables:
@@ -61,7 +61,7 @@ class Tables:
 
     def lay_out(self, request: torch.Tensor, length: torch.Tensor) -> Layout:
         """Layout of a forward with rows of `request` int64 [T] at position `length - 1` (0 for padding), [T]."""
-        write_slot, write_first, read_slot, read_first, read_rows, twin = self.table[request].long().unbind(1)
+        write_slot, write_first, read_slot, read_first, read_rows, same_prefill = self.table[request].long().unbind(1)
         position = length - 1
         into = position - write_first
         write = ((length > 0) & (write_slot >= 0) & (into >= 0) & (into < self.window)).nonzero().squeeze(1)
@@ -73,5 +73,5 @@ class Tables:
             write_flat=(write_slot * self.window + into)[write],
             read_rows=read,
             read_flat=(read_slot * self.window + of)[read],
-            twin=twin[read].bool(),
+            same_prefill=same_prefill[read].bool(),
         )

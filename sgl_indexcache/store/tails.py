@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-Twin = tuple[int, int, Hashable]
+PrefillKey = tuple[int, int, Hashable]
 """A prefill that was alone in its forward: first row, end, and what else decided how it was run."""
 
 
@@ -15,7 +15,7 @@ class Tail:
     tokens     the tokens of the rows, 1 to `window` of them
     namespace  SGLang's extra key (cache salt, adapter) of the prefix
     generation of the store when it was kept; the store forgets everything when weights or the pattern change
-    twin       the prefill that computed the rows alone in its forward and from the prefix's end on, or None: the
+    key       the prefill that computed the rows alone in its forward and from the prefix's end on, or None: the
                same prefill again gives the same bits
     used       the store's counter when it was last kept or read
     holder, offset  where it hangs: the prefix ends `offset` tokens into the node
@@ -25,7 +25,7 @@ class Tail:
     tokens: Sequence[int]
     namespace: Hashable
     generation: int
-    twin: Twin | None
+    key: PrefillKey | None
     used: int
     holder: "Tails"
     offset: int

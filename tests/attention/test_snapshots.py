@@ -16,7 +16,7 @@ from sgl_indexcache.indexer.forms import from_positions
 from sgl_indexcache.settings import Kernels
 from sgl_indexcache.sglang_port import index_store, runtime
 from sgl_indexcache.sglang_port.seams.cuda import indexer as cuda_indexer
-from sgl_indexcache.store import Pool, Tail, Tails, Turn, TwinStore
+from sgl_indexcache.store import Pool, RequestRows, Tail, Tails, WholePrefillStore
 from sgl_indexcache.store.pool import slot_bytes
 
 K, PAGE, FULL = 8, 64, (0, 2)
@@ -32,12 +32,12 @@ FORMS: dict[str, tuple[TopkTransformMethod, bool, int]] = {
 
 
 @pytest.fixture
-def store() -> TwinStore:
-    return TwinStore(Pool(4 * slot_bytes(len(FULL), PAGE, K), len(FULL), PAGE, K), FULL)
+def store() -> WholePrefillStore:
+    return WholePrefillStore(Pool(4 * slot_bytes(len(FULL), PAGE, K), len(FULL), PAGE, K), FULL)
 
 
 @pytest.fixture
-def backend(store: TwinStore, monkeypatch: pytest.MonkeyPatch) -> IndexCacheCudaBackend:
+def backend(store: WholePrefillStore, monkeypatch: pytest.MonkeyPatch) -> IndexCacheCudaBackend:
     """A backend without SGLang's constructor, over SGLang methods that do nothing, wired as the factory wires it."""
     made = object.__new__(IndexCacheCudaBackend)
     made.chooser = Chooser(Kernels(), 4, 2, "bf16", hopper=True, ours=False, table=Table("test", "test", (), ()))
@@ -73,8 +73,8 @@ def batch(
     )
 
 
-def turn(tails: tuple[Tail, ...] = (), **more: Any) -> Turn:
-    return Turn(1, "r", START, END, prefill=True, tokens=range(ROWS), tails=tails, **more)
+def rows_of(tails: tuple[Tail, ...] = (), **more: Any) -> RequestRows:
+    return RequestRows(1, "r", START, END, prefill=True, tokens=range(ROWS), tails=tails, **more)
 
 
 def metadata(form: str, pages: list[int]) -> Any:
@@ -115,10 +115,16 @@ class Indexer:
 
 
 def prefill(
-    backend: Any, store: TwinStore, asked: Any, tails: tuple[Tail, ...] = (), *, padding: int = 0, graph: bool = False
+    backend: Any,
+    store: WholePrefillStore,
+    asked: Any,
+    tails: tuple[Tail, ...] = (),
+    *,
+    padding: int = 0,
+    graph: bool = False,
 ) -> Any:
     """The scheduler's word, the backend's preparation, the Full layers. Returns their selections and the calls."""
-    store.begin([turn(tails)], 1)
+    store.begin([rows_of(tails)], 1)
     backend.init_forward_metadata(batch())
     indexer = Indexer()
     queries = torch.zeros(ROWS + padding, 2, 128)
@@ -130,7 +136,7 @@ def prefill(
     return found, indexer.calls
 
 
-def kept(store: TwinStore) -> tuple[Tail, ...]:
+def kept(store: WholePrefillStore) -> tuple[Tail, ...]:
     tails = Tails()
     store.keep(1, "r", tails, 64, START, range(ROWS), None)
     store.end(1)
@@ -140,7 +146,7 @@ def kept(store: TwinStore) -> tuple[Tail, ...]:
 @pytest.mark.parametrize(("padding", "graph"), [(0, False), (5, False), (22, True)], ids=["eager", "padded", "graph"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_prefill_is_not_scored_again(
-    form: str, padding: int, graph: bool, backend: IndexCacheCudaBackend, store: TwinStore
+    form: str, padding: int, graph: bool, backend: IndexCacheCudaBackend, store: WholePrefillStore
 ) -> None:
     _, calls = prefill(backend, store, metadata(form, [3, 1, 0]), padding=padding, graph=graph)
     assert calls == len(FULL)
@@ -159,7 +165,7 @@ def test_the_same_prefill_is_not_scored_again(
         assert (one[ROWS:] == -1).all()
 
 
-def test_work_is_counted_as_on_the_cpu(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+def test_work_is_counted_as_on_the_cpu(backend: IndexCacheCudaBackend, store: WholePrefillStore) -> None:
     prefill(backend, store, metadata("slots", [3, 1, 0]))
     tails = kept(store)
     keys = sum(range(START + 1, END + 1))
@@ -181,10 +187,12 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_forwards_neither_read_nor_write(name: str, backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+def test_other_forwards_neither_read_nor_write(
+    name: str, backend: IndexCacheCudaBackend, store: WholePrefillStore
+) -> None:
     prefill(backend, store, metadata("slots", [3, 1, 0]))
     tails = kept(store)
-    store.begin([turn(tails)], 1)
+    store.begin([rows_of(tails)], 1)
     backend.init_forward_metadata(OTHERS[name])
     assert backend.selection.snapshots is not None
     assert not backend.selection.snapshots.reads
@@ -192,22 +200,22 @@ def test_other_forwards_neither_read_nor_write(name: str, backend: IndexCacheCud
     assert backend.work.reused_rows == 0
 
 
-def test_a_captured_decode_neither_reads_nor_writes(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+def test_a_captured_decode_neither_reads_nor_writes(backend: IndexCacheCudaBackend, store: WholePrefillStore) -> None:
     assert backend.selection.snapshots is not None
-    store.begin([turn()], 1)
+    store.begin([rows_of()], 1)
     backend.init_forward_metadata(batch())
     assert backend.selection.snapshots.writes
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, (END,)))
     assert not backend.selection.snapshots.writes
 
 
-def test_a_warm_up_that_nobody_announced(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+def test_a_warm_up_that_nobody_announced(backend: IndexCacheCudaBackend, store: WholePrefillStore) -> None:
     backend.init_forward_metadata(batch())
     assert backend.selection.snapshots is not None
     assert not backend.selection.snapshots.writes
 
 
-def test_without_a_store_sglangs_indexer_is_called(backend: IndexCacheCudaBackend, store: TwinStore) -> None:
+def test_without_a_store_sglangs_indexer_is_called(backend: IndexCacheCudaBackend, store: WholePrefillStore) -> None:
     backend.selection.snapshots = None
     _, calls = prefill(backend, store, metadata("slots", [3, 1, 0]))
     assert calls == len(FULL)

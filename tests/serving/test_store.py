@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 PLANS = {
     "margins": ["--schedules", "16", "--mixed"],
     # The CUDA backend's store, and two tensor-parallel ranks that must decide the same.
-    "twins": ["--schedules", "10", "--twins"],
+    "whole-prefills": ["--schedules", "10", "--whole-prefills"],
     "ranks": ["--schedules", "5", "--tp", "2"],
 }
 
@@ -34,8 +34,8 @@ def test_random_schedules_give_the_bits_that_they_give_without_the_store(plan: s
     assert report["work_on"]["full_keys"] < report["work_off"]["full_keys"]
     store = report["store"]
     assert store["hits"] > 0
-    # Of what the twins keep, the pool of 1 MiB holds all.
-    assert store["evicted"] > 0 or plan == "twins"
+    # Of what whole prefills keep, the pool of 1 MiB holds all.
+    assert store["evicted"] > 0 or plan == "whole-prefills"
     assert store["dropped"] > 0
     assert store["free"] + store["held"] == store["slots"]
     assert store["broken"] == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sgl_indexcache.store import IndexStore, Keeper, Pool, Turn, TwinStore
+from sgl_indexcache.store import IndexStore, Pool, RequestRows, SnapshotSlots, WholePrefillStore
 from sgl_indexcache.store.check import check
 from sgl_indexcache.store.pool import slot_bytes
 
@@ -107,9 +107,9 @@ class Simulation:
         self.table = torch.zeros(REQUESTS, KV * 2, dtype=torch.int32)
         pool = SimpleNamespace(req_to_token=self.table, write=self._write)
         records = Pool(slots * slot_bytes(len(LAYERS), PAGE, TOPK), len(LAYERS), PAGE, TOPK)
-        self.store: Keeper
+        self.store: SnapshotSlots
         if settled is None:
-            self.store = TwinStore(records, LAYERS)
+            self.store = WholePrefillStore(records, LAYERS)
         else:
             self.store = IndexStore(records, LAYERS, REQUESTS, 0.5)
         params = CacheInitParams(
@@ -177,7 +177,7 @@ class Simulation:
         """The request is done, aborted or retracted; with `overlap` the next forward still has a row of it."""
         committed = request.computed
         if overlap:
-            self._begin([Turn(request.req_pool_idx, request.rid, committed, committed + 1)])
+            self._begin([RequestRows(request.req_pool_idx, request.rid, committed, committed + 1)])
             self._rows([(request, committed, committed + 1)], extra=9)
         self.tree.cache_finished_req(request, is_insert=insert, kv_len_to_handle=committed)
         self.running.remove(request)
@@ -196,37 +196,37 @@ class Simulation:
     # --- a forward ---
 
     def forward(self, batch: list[tuple[Request, int]], *, slots: bool = True, prefill: bool = True) -> None:
-        turns, rows = [], []
+        batch, rows = [], []
         for request, count in batch:
             if slots:
                 self._slots(request, count)
             start, end = request.computed, request.computed + count
-            turn = Turn(request.req_pool_idx, request.rid, start, end, prefill)
+            one = RequestRows(request.req_pool_idx, request.rid, start, end, prefill)
             if prefill and 0 < start == request.cache_protected_len:
                 window = request.tokens[start : start + min(count, PAGE)]
                 tails = self.tree.tails_after(request.last_node)
-                turn = Turn(turn.request, turn.owner, start, end, prefill, window, tails)
-            turns.append(turn)
+                one = RequestRows(one.request, one.owner, start, end, prefill, window, tails)
+            batch.append(one)
             rows.append((request, start, end))
-        self._begin(turns)
+        self._begin(batch)
         self._rows(rows)
         for request, _, end in rows:
             request.computed = end
 
-    def _begin(self, turns: list[Turn]) -> None:
-        if self.store.follows_decode or any(turn.prefill for turn in turns):
-            self.store.begin(turns, len(turns))
+    def _begin(self, batch: list[RequestRows]) -> None:
+        if self.store.follows_decode or any(one.prefill for one in batch):
+            self.store.begin(batch, len(batch))
         else:
-            self.store.begin([], len(turns))
+            self.store.begin([], len(batch))
 
     def _rows(self, rows: list[tuple[Request, int, int]], extra: int | None = None) -> None:
-        if isinstance(self.store, TwinStore):
-            self._twin_rows(self.store, rows)
+        if isinstance(self.store, WholePrefillStore):
+            self._whole_prefill_rows(self.store, rows)
         else:
             assert isinstance(self.store, IndexStore)
             self._settled_rows(self.store, rows, extra)
 
-    def _twin_rows(self, store: TwinStore, rows: list[tuple[Request, int, int]]) -> None:
+    def _whole_prefill_rows(self, store: WholePrefillStore, rows: list[tuple[Request, int, int]]) -> None:
         plan = store.take([end for _, _, end in rows], [end - start for _, start, end in rows])
         self.decisions.append(plan)
         if plan is None:

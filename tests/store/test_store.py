@@ -5,9 +5,9 @@ from random import Random
 import pytest
 import torch
 
-from sgl_indexcache.store import IndexStore, Pool, Tail, Tails, Turn
-from sgl_indexcache.store.keeper import TAILS_PER_PREFIX
+from sgl_indexcache.store import IndexStore, Pool, RequestRows, Tail, Tails
 from sgl_indexcache.store.pool import slot_bytes
+from sgl_indexcache.store.slots import TAILS_PER_PREFIX
 from sgl_indexcache.store.tables import Row
 
 from .simulation import LAYERS, PAGE, TOPK, Simulation
@@ -80,12 +80,12 @@ def test_an_unsettled_row_is_computed_unless_the_prefill_is_the_same() -> None:
 
 def test_a_prefill_beside_an_untracked_request_is_not_alone() -> None:
     store = small(4)
-    turn = Turn(1, "r1", 4, 7, prefill=True)
-    for requests, twin in ((2, None), (1, (4, 7, None)), (None, (4, 7, None))):
-        store.begin([turn], requests)
+    rows = RequestRows(1, "r1", 4, 7, prefill=True)
+    for requests, key in ((2, None), (1, (4, 7, None)), (None, (4, 7, None))):
+        store.begin([rows], requests)
         tails = Tails()
         assert store.keep(1, "r1", tails, 4, 4, [1, 2, 3], None)
-        assert next(iter(tails)).twin == twin
+        assert next(iter(tails)).key == key
         store.end(1)
 
 
@@ -135,7 +135,7 @@ def small(slots: int) -> IndexStore:
 
 def test_more_requests_than_slots_are_left_untracked() -> None:
     store = small(2)
-    store.begin([Turn(n, f"r{n}", 0, 3, prefill=True) for n in (1, 2, 3)])
+    store.begin([RequestRows(n, f"r{n}", 0, 3, prefill=True) for n in (1, 2, 3)])
     assert store.snapshot()["untracked"] == 1
     assert store._tables.row(3) == Row()
     for n in (1, 2, 3):
@@ -145,23 +145,23 @@ def test_more_requests_than_slots_are_left_untracked() -> None:
 
 def test_no_slot_is_given_away_that_the_same_forward_reads() -> None:
     store = small(1)
-    store.begin([Turn(1, "r1", 4, 7, prefill=True)])
+    store.begin([RequestRows(1, "r1", 4, 7, prefill=True)])
     tails = Tails()
     assert store.keep(1, "r1", tails, 4, 4, [1, 2, 3], None)
     store.end(1)
     found = list(tails.at(4))
-    store.begin([Turn(2, "r2", 4, 7, True, [1, 2, 3], found)])
+    store.begin([RequestRows(2, "r2", 4, 7, True, [1, 2, 3], found)])
     assert store._tables.row(2).read_slot == found[0].slot
     assert store._tables.row(2).write_slot == -1
 
 
 def test_rows_that_do_not_follow_on_are_given_up_and_counted() -> None:
     store = small(4)
-    store.begin([Turn(1, "r1", 0, 3, prefill=True)])
-    store.begin([Turn(1, "r2", 8, 10, prefill=True)])
+    store.begin([RequestRows(1, "r1", 0, 3, prefill=True)])
+    store.begin([RequestRows(1, "r2", 8, 10, prefill=True)])
     assert store.snapshot()["broken"] == 1
     assert not store.keep(1, "r1", Tails(), 4, 0, [1], None)
-    store.begin([Turn(1, "r2", 11, 12)])
+    store.begin([RequestRows(1, "r2", 11, 12)])
     assert store.snapshot()["broken"] == 2
     assert not store.keep(1, "r2", Tails(), 8, 8, [1, 2, 3, 4], None)
 
@@ -170,7 +170,7 @@ def test_continuations_of_one_prefix_are_bounded() -> None:
     store = small(40)
     tails = Tails()
     for number in range(30):
-        store.begin([Turn(1, number, 4, 7, prefill=True)])
+        store.begin([RequestRows(1, number, 4, 7, prefill=True)])
         assert store.keep(1, number, tails, 4, 4, [number, 0, 0], None)
         store.end(1)
     assert [tail.tokens[0] for tail in tails] == list(range(30 - TAILS_PER_PREFIX, 30))
@@ -178,7 +178,7 @@ def test_continuations_of_one_prefix_are_bounded() -> None:
 
 def test_another_pattern_starts_afresh() -> None:
     store = small(4)
-    store.begin([Turn(1, "r1", 4, 7, prefill=True)])
+    store.begin([RequestRows(1, "r1", 4, 7, prefill=True)])
     store.keep(1, "r1", Tails(), 4, 4, [1], None)
     store.end(1)
     store.configure((0, 1, 2, 3))

@@ -21,7 +21,7 @@ def test_rows_find_their_place_by_request_and_position() -> None:
     assert layout.write_flat.tolist() == [2 * 16, 2 * 16 + 1, 0]
     assert layout.read_rows.tolist() == [2, 3, 4, 5, 6]
     assert layout.read_flat.tolist() == [48, 49, 50, 51, 52]
-    assert layout.twin.all()
+    assert layout.same_prefill.all()
 
 
 def test_a_request_that_is_not_in_the_next_forward_has_no_row_any_more() -> None:

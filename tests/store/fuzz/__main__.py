@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from . import decisions
-from .run import Plan, differences, run
+from .run import CopyPlan, differences, run
 
 
 def main() -> int:
@@ -27,12 +27,12 @@ def main() -> int:
     parser.add_argument("--no-overlap", action="store_true")
     parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--retract", type=int, default=0)
-    parser.add_argument("--twins", action="store_true", help="the CUDA backend's store")
+    parser.add_argument("--whole-prefills", action="store_true", help="the CUDA backend's store")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--control", action="store_true", help="run twice without the store: are those the same?")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    plan = Plan(
+    plan = CopyPlan(
         schedules=options.schedules,
         first=options.first,
         page=options.page,
@@ -41,7 +41,7 @@ def main() -> int:
         overlap=not options.no_overlap,
         mixed=options.mixed,
         retract=options.retract,
-        twins=options.twins,
+        whole_prefills=options.whole_prefills,
         tp=options.tp,
     )
     took, answers = {}, {}

@@ -34,7 +34,7 @@ def _follow(store: Any, path: Path) -> None:
         def noted(*arguments: Any, **named: Any) -> Any:
             result = call(*arguments, **named)
             rows = store._plan if hasattr(store, "_plan") else store._tables.table.tolist()
-            tails = [(slot, tail.offset, list(tail.tokens), tail.twin) for slot, tail in store._kept.items()]
+            tails = [(slot, tail.offset, list(tail.tokens), tail.key) for slot, tail in store._kept.items()]
             state = (result, store.snapshot(), store._free, list(store._lru), sorted(store._writers), tails, rows)
             log.write(f"{name} {sha256(repr(state).encode()).hexdigest()}\n")
             return result

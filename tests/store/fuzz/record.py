@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ...engine import ask_together, engine, greedy, log_probs, settled_state
-from . import decisions, twin_engine
+from . import decisions, whole_prefill_engine
 from .schedules import Request, again, walk
 
 # In the schedulers' processes too, which import this file again.
 if os.environ.get("TEST_TWIN_STORE"):
-    twin_engine.install()
+    whole_prefill_engine.install()
 if folder := os.environ.get("TEST_DECISIONS"):
     decisions.install(Path(folder))
 

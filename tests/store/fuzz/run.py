@@ -11,7 +11,7 @@ from ...engine import CPU_ENGINE, cpu_environment, run_job
 
 
 @dataclass(frozen=True)
-class Plan:
+class CopyPlan:
     """What is run: schedules `first` to `first + schedules`, on a pool too small for their KV.
 
     page          tokens of a page
@@ -20,7 +20,7 @@ class Plan:
     overlap       SGLang's overlap scheduling
     mixed         prefill and decode rows in one forward
     retract       every how many forwards running requests are retracted
-    twins         the CUDA backend's store, and requests that stand alone are asked three times
+    whole_prefills         the CUDA backend's store, and requests that stand alone are asked three times
     tp            tensor-parallel ranks, whose stores must decide the same
     """
 
@@ -32,7 +32,7 @@ class Plan:
     overlap: bool = True
     mixed: bool = False
     retract: int = 0
-    twins: bool = False
+    whole_prefills: bool = False
     tp: int = 1
     flush_every: int = 8
     aborts: int = 3
@@ -43,7 +43,7 @@ class Plan:
     )
 
 
-def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dict[str, Any]:
+def run(plan: CopyPlan, folder: Path, *, store: bool, timeout: float = 36000) -> dict[str, Any]:
     """The answers of one engine (record.py); raises AssertionError with the end of its log when it failed."""
     model = write_random_model(folder / "model", plan.spec)
     engine = {
@@ -62,7 +62,7 @@ def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dic
     job = {
         "engine": engine,
         "seeds": list(range(plan.first, plan.first + plan.schedules)),
-        "times": 3 if plan.twins else 1,
+        "times": 3 if plan.whole_prefills else 1,
         "flush_every": plan.flush_every,
         "aborts": plan.aborts,
     }
@@ -73,7 +73,7 @@ def run(plan: Plan, folder: Path, *, store: bool, timeout: float = 36000) -> dic
         SGL_INDEXCACHE_STORE__SNAPSHOT_MIB=str(plan.snapshot_mib),
         SGL_INDEXCACHE_STORE__SELF_CHECK="true",
     )
-    if plan.twins:
+    if plan.whole_prefills:
         environment["TEST_TWIN_STORE"] = "1"
     if plan.tp > 1:
         # SGLang wants a NUMA node for each rank, or to be told the cores.

@@ -13,7 +13,7 @@ from sgl_indexcache.settings import Settings
 from sgl_indexcache.sglang_port import index_store, runtime, two_level
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.proof import device_of_process, stop, verify
-from sgl_indexcache.store import IndexStore, Keeper
+from sgl_indexcache.store import IndexStore, SnapshotSlots
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
@@ -74,7 +74,7 @@ def _create(model_runner: "ModelRunner") -> Any:
     return backend
 
 
-def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: Keeper | None) -> Backend:
+def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: SnapshotSlots | None) -> Backend:
     from sgl_indexcache.attention.cpu import IndexCacheCpuBackend
 
     backend = IndexCacheCpuBackend(model_runner, settings.kernels.scratch_mib << 20, pattern)
@@ -84,7 +84,7 @@ def _on_cpu(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, s
     return backend
 
 
-def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: Keeper | None) -> Backend:
+def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, store: SnapshotSlots | None) -> Backend:
     from sgl_indexcache.attention.cuda import IndexCacheCudaBackend
 
     backend = IndexCacheCudaBackend(model_runner, settings.kernels, pattern)

@@ -12,8 +12,8 @@ from sgl_indexcache.errors import UserError
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BACKEND_NAME, BOTH, BrokenSeamError, Seam, SeamError
 from sgl_indexcache.sglang_port.proof import stop
-from sgl_indexcache.store import Keeper
-from sgl_indexcache.store.check import Held
+from sgl_indexcache.store import SnapshotSlots
+from sgl_indexcache.store.check import TreeNode
 from sgl_indexcache.store.tails import Tail, Tails
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def tree_class() -> type[Any]:
     class IndexRadixCache(RadixCache):  # type: ignore[misc, unused-ignore]
         """SGLang's RadixCache; `held` are the nodes with snapshots. Raises nothing of its own."""
 
-        def __init__(self, params: Any, store: Keeper) -> None:
+        def __init__(self, params: Any, store: SnapshotSlots) -> None:
             self.store = store
             self.held: dict[Any, Tails] = {}
             self._inserted: Any = None
@@ -41,7 +41,7 @@ def tree_class() -> type[Any]:
             tails = self.held.get(node)
             return list(tails.at(len(node.key))) if tails else []
 
-        def nodes(self) -> Iterator[Held]:
+        def nodes(self) -> Iterator[TreeNode]:
             """Every node with snapshots, for store/check.py."""
             for node, tails in self.held.items():
                 end, above = 0, node
@@ -50,7 +50,7 @@ def tree_class() -> type[Any]:
                     above = above.parent
                 parent = node.parent if above is self.root_node else None
                 alive = parent is not None and parent.children.get(node.key.child_key(self.page_size)) is node
-                yield Held(tails, len(node.key), end, node.key.extra_key, alive)
+                yield TreeNode(tails, len(node.key), end, node.key.extra_key, alive)
 
         def forget(self) -> None:
             """Drop every snapshot; the KV stays."""

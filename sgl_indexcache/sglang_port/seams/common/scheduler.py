@@ -12,7 +12,7 @@ from typing import Any
 
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BOTH, BrokenSeamError, Hook, Seam
-from sgl_indexcache.store import Turn
+from sgl_indexcache.store import RequestRows
 
 
 def _after(forward_batch: Any, cls: Any, batch: Any, model_runner: Any, *args: Any, **kwargs: Any) -> Any:
@@ -21,34 +21,34 @@ def _after(forward_batch: Any, cls: Any, batch: Any, model_runner: Any, *args: A
         # Both may keep a prefill from running in a graph, whose padding rounds otherwise.
         kind = (forward_batch.return_logprob, forward_batch.capture_hidden_mode)
         follow = store.follows_decode or not batch.forward_mode.is_decode()
-        store.begin(turns(batch, runtime.current.tree, kind) if follow else [], len(batch.reqs))
+        store.begin(rows_of(batch, runtime.current.tree, kind) if follow else [], len(batch.reqs))
     return forward_batch
 
 
-def turns(batch: Any, tree: runtime.Tree | None, kind: Hashable = None) -> list[Turn]:
+def rows_of(batch: Any, tree: runtime.Tree | None, kind: Hashable = None) -> list[RequestRows]:
     """The rows of SGLang's ScheduleBatch, request by request; `tree` is None while there is none (warm-up)."""
     if batch.forward_mode.is_idle():
         return []
     if batch.forward_mode.is_decode():
         lengths = batch.seq_lens if batch.seq_lens_cpu is None else batch.seq_lens_cpu
         return [
-            Turn(req.req_pool_idx, req.rid, length - 1, length)
+            RequestRows(req.req_pool_idx, req.rid, length - 1, length)
             for req, length in zip(batch.reqs, lengths.tolist(), strict=True)
             if _plain(req)
         ]
     decoding = {id(req) for req in batch.decoding_reqs or ()}
-    found = []
+    listed = []
     for req, start, rows in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
         if not _plain(req):
             continue
         prefill = id(req) not in decoding
-        turn = Turn(req.req_pool_idx, req.rid, start, start + rows, prefill, kind=kind)
+        one = RequestRows(req.req_pool_idx, req.rid, start, start + rows, prefill, kind=kind)
         # The last node ends where these rows begin: only then its tails are theirs.
         if prefill and tree is not None and 0 < start == req.cache_protected_len:
             window = req.get_fill_ids()[start : start + min(rows, tree.page_size)]
-            turn = replace(turn, tokens=window, tails=tree.tails_after(req.last_node))
-        found.append(turn)
-    return found
+            one = replace(one, tokens=window, tails=tree.tails_after(req.last_node))
+        listed.append(one)
+    return listed
 
 
 def _plain(req: Any) -> bool:

@@ -1,4 +1,4 @@
-"""From SGLang's batch to the store's turns."""
+"""From SGLang's batch to rows that the store is told of."""
 
 from array import array
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ import torch
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.base import BrokenSeamError
 from sgl_indexcache.sglang_port.seams.common import scheduler
-from sgl_indexcache.store import Turn
+from sgl_indexcache.store import RequestRows
 
 
 def request(name: str, index: int, tokens: range, **changed: Any) -> Any:
@@ -42,15 +42,15 @@ class Tree:
 
 
 def test_decode() -> None:
-    found = scheduler.turns(
+    found = scheduler.rows_of(
         batch("DECODE", [request("a", 3, range(9)), request("b", 1, range(5))], seq_lens_cpu=torch.tensor([10, 6])),
         None,
     )
-    assert found == [Turn(3, "a", 9, 10), Turn(1, "b", 5, 6)]
+    assert found == [RequestRows(3, "a", 9, 10), RequestRows(1, "b", 5, 6)]
 
 
 def test_idle() -> None:
-    assert scheduler.turns(batch("IDLE", []), None) == []
+    assert scheduler.rows_of(batch("IDLE", []), None) == []
 
 
 def test_a_prefill_looks_only_where_a_cached_prefix_ends() -> None:
@@ -59,16 +59,16 @@ def test_a_prefill_looks_only_where_a_cached_prefix_ends() -> None:
         request("cold", 2, range(6)),
         request("elsewhere", 3, range(20), cache_protected_len=8, last_node="node"),
     ]
-    found = scheduler.turns(batch("EXTEND", reqs, prefix_lens=[8, 0, 16], extend_lens=[3, 6, 4]), Tree())
-    assert found[0] == Turn(1, "hit", 8, 11, True, array("q", [8, 9, 10]), ["node"])
-    assert found[1] == Turn(2, "cold", 0, 6, True)
-    assert found[2] == Turn(3, "elsewhere", 16, 20, True)
+    found = scheduler.rows_of(batch("EXTEND", reqs, prefix_lens=[8, 0, 16], extend_lens=[3, 6, 4]), Tree())
+    assert found[0] == RequestRows(1, "hit", 8, 11, True, array("q", [8, 9, 10]), ["node"])
+    assert found[1] == RequestRows(2, "cold", 0, 6, True)
+    assert found[2] == RequestRows(3, "elsewhere", 16, 20, True)
 
 
 @pytest.mark.parametrize("follows", [True, False])
 def test_a_forward_is_announced_with_what_decides_how_it_is_run(follows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    announced: list[tuple[list[Turn], int]] = []
-    store = SimpleNamespace(follows_decode=follows, begin=lambda turns, count: announced.append((turns, count)))
+    announced: list[tuple[list[RequestRows], int]] = []
+    store = SimpleNamespace(follows_decode=follows, begin=lambda rows, count: announced.append((rows, count)))
     monkeypatch.setattr(runtime, "current", runtime.Runtime(store=store))
     runner = SimpleNamespace(is_draft_worker=False)
     forward = SimpleNamespace(return_logprob=True, capture_hidden_mode=0)
@@ -76,8 +76,8 @@ def test_a_forward_is_announced_with_what_decides_how_it_is_run(follows: bool, m
     decode = batch("DECODE", [request("a", 1, range(6))], seq_lens_cpu=torch.tensor([7]))
     for one in (prefill, decode):
         assert scheduler._after(forward, None, one, runner) is forward
-    assert announced[0] == ([Turn(1, "a", 0, 6, True, kind=(True, 0))], 1)
-    assert announced[1] == ([Turn(1, "a", 6, 7)] if follows else [], 1)
+    assert announced[0] == ([RequestRows(1, "a", 0, 6, True, kind=(True, 0))], 1)
+    assert announced[1] == ([RequestRows(1, "a", 6, 7)] if follows else [], 1)
 
 
 def test_the_proof_fires_when_a_forward_loses_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,17 +92,17 @@ def test_the_proof_fires_when_a_forward_loses_a_field(monkeypatch: pytest.Monkey
 
 def test_decode_rows_of_a_mixed_batch_are_no_prefill() -> None:
     reqs = [request("new", 1, range(6)), request("old", 2, range(8), cache_protected_len=8, last_node="node")]
-    found = scheduler.turns(
+    found = scheduler.rows_of(
         batch("MIXED", reqs, prefix_lens=[0, 8], extend_lens=[6, 1], decoding_reqs=[reqs[1]]), Tree()
     )
-    assert found[1] == Turn(2, "old", 8, 9)
+    assert found[1] == RequestRows(2, "old", 8, 9)
 
 
 @pytest.mark.parametrize("what", ["input_embeds", "positional_embed_overrides", "multimodal_inputs"])
 def test_requests_that_are_more_than_their_tokens_are_left_out(what: str) -> None:
     reqs = [request("a", 1, range(6), **{what: object()})]
-    assert scheduler.turns(batch("EXTEND", reqs, prefix_lens=[0], extend_lens=[6]), Tree()) == []
-    assert scheduler.turns(batch("DECODE", reqs, seq_lens_cpu=torch.tensor([7])), Tree()) == []
+    assert scheduler.rows_of(batch("EXTEND", reqs, prefix_lens=[0], extend_lens=[6]), Tree()) == []
+    assert scheduler.rows_of(batch("DECODE", reqs, seq_lens_cpu=torch.tensor([7])), Tree()) == []
 
 
 def test_an_update_of_weights_without_a_flush_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

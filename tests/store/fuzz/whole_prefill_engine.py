@@ -23,10 +23,10 @@ def build(model_runner: Any, pattern: Any, settings: Any, device: str) -> Any:
     from sgl_indexcache.attention.snapshots import Snapshots
     from sgl_indexcache.indexer.cpu.project import project_key
     from sgl_indexcache.selection import Terms
-    from sgl_indexcache.store import Pool, TwinStore
+    from sgl_indexcache.store import Pool, WholePrefillStore
 
     topk, full = model_runner.model_config.hf_text_config.index_topk, pattern.full_layers
-    store = TwinStore(Pool(settings.snapshot_mib << 20, len(full), model_runner.page_size, topk), full)
+    store = WholePrefillStore(Pool(settings.snapshot_mib << 20, len(full), model_runner.page_size, topk), full)
     snapshots = Snapshots(store, 1, "cpu")
     terms = Terms("positions", torch.zeros(1, 1, dtype=torch.int32))
     prepare, select = IndexCacheCpuBackend.init_forward_metadata, IndexCacheCpuBackend.select

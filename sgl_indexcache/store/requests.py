@@ -3,11 +3,11 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from sgl_indexcache.store.tails import Tail, Twin
+from sgl_indexcache.store.tails import PrefillKey, Tail
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RequestRows:
     """The rows of one request in the forward to come.
 
     request   SGLang's req_pool_idx
@@ -29,7 +29,7 @@ class Turn:
     kind: Hashable = None
 
     @property
-    def twin(self) -> Twin:
+    def key(self) -> PrefillKey:
         """Names the prefill: the same rows after the same prefix, alone in a forward, give the same bits."""
         return self.start, self.end, self.kind
 
@@ -55,7 +55,7 @@ class StoreCounters:
 
 
 @dataclass(slots=True)
-class Live:
+class InFlight:
     """What a request in flight writes: the page of its last row, and for one more forward the page before.
 
     With overlap scheduling a request that has finished still has a row in the next forward, which may open a page.
@@ -65,8 +65,8 @@ class Live:
     end: int = 0
     first: int = -1
     slot: int | None = None
-    twin: Twin | None = None
-    previous: tuple[int, int, Twin | None] | None = None
-    """(first, slot, twin) of the page before"""
+    key: PrefillKey | None = None
+    previous: tuple[int, int, PrefillKey | None] | None = None
+    """(first, slot, key) of the page before"""
     written: bool = True
     """whether all layers of the slot have been, or will be, written: else nothing is kept"""

@@ -10,15 +10,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 
 from sgl_indexcache.store.pool import Pool
-from sgl_indexcache.store.tails import Tail, Tails, Twin
-from sgl_indexcache.store.turns import Live, StoreCounters, Turn
+from sgl_indexcache.store.requests import InFlight, RequestRows, StoreCounters
+from sgl_indexcache.store.tails import PrefillKey, Tail, Tails
 from sgl_indexcache.telemetry.events import EvictReason, SnapshotListener
 
 TAILS_PER_PREFIX = 16
 """Different continuations that are kept of one prefix."""
 
 
-class Keeper(ABC):
+class SnapshotSlots(ABC):
     """The slots of a pool, and who holds them.
 
     layers  ids of the Full layers, in order
@@ -45,15 +45,15 @@ class Keeper(ABC):
         self._kept: dict[int, Tail] = {}
         self._lru: OrderedDict[int, Tail] = OrderedDict()
         self._writers: set[int] = set()
-        self._live: dict[int, Live] = {}
+        self._live: dict[int, InFlight] = {}
         self._reading: set[int] = set()
         self._free = list(range(self.pool.slots))[::-1]
         self.generation += 1
         self._let_go()
 
     @abstractmethod
-    def begin(self, turns: Sequence[Turn], requests: int | None = None) -> None:
-        """Settle what the next forward reads or writes; `requests` of it, when some of them have no turn."""
+    def begin(self, batch: Sequence[RequestRows], requests: int | None = None) -> None:
+        """Settle what the next forward reads or writes; `requests` of it, when some of them bring no rows."""
 
     def fits(self, layers: int) -> bool:
         """Whether `configure` would find room for at least one snapshot of that many Full layers."""
@@ -78,16 +78,16 @@ class Keeper(ABC):
         if live is None or live.owner != owner or not live.written or not 0 < len(tokens) <= self.window:
             return False
         if live.slot is not None and live.first == first:
-            slot, twin = live.slot, live.twin
+            slot, key = live.slot, live.key
         elif live.previous is not None and live.previous[0] == first:
-            _, slot, twin = live.previous
+            _, slot, key = live.previous
         else:
             return False
-        tokens = self._covered(tokens, twin)
+        tokens = self._covered(tokens, key)
         self._clock += 1
         tail = self._kept.get(slot)
         if tail is None:
-            tail = Tail(slot, tokens, space, self.generation, twin, self._clock, tails, offset)
+            tail = Tail(slot, tokens, space, self.generation, key, self._clock, tails, offset)
             tails.add(tail)
             self._kept[slot] = tail
             self.counters.kept += 1
@@ -138,7 +138,7 @@ class Keeper(ABC):
         """Neither read nor write any more in the forward that was begun."""
         self._reading.clear()
 
-    def _covered(self, tokens: Sequence[int], twin: Twin | None) -> Sequence[int]:
+    def _covered(self, tokens: Sequence[int], key: PrefillKey | None) -> Sequence[int]:
         """Those of a request's tokens whose rows were written down."""
         return tokens
 
@@ -177,7 +177,7 @@ class Keeper(ABC):
         else:
             self._lru[slot] = tail
 
-    def _forget_previous(self, live: Live) -> None:
+    def _forget_previous(self, live: InFlight) -> None:
         if live.previous is not None:
             self._stop_writing(live.previous[1])
             live.previous = None
