@@ -145,12 +145,12 @@ def flashinfer(p: Problem) -> Call:
 def wrong(p: Problem, call: Call) -> str | None:
     """Why a variant's selection is wrong, on some rows of its last layer; None if it is right."""
     layer = len(p.caches) - 1
-    got = call(layer)
+    selection = call(layer)
     again = call(layer).clone() if p.case.rows <= 1024 else None
     step = max(1, (p.case.rows - 1) // max(1, CHECKED_ROWS - 1))
     for row in sorted({*range(0, p.case.rows, step), p.case.rows - 1}):
         scores = p.logits(row, layer)
-        chosen = got[row].long()
+        chosen = selection[row].long()
         if len(set(chosen.tolist())) != K or int(chosen.min()) < 0 or int(chosen.max()) >= scores.numel():
             return f"row {row}: not {K} positions within its length"
         slack = TOLERANCE * float(scores.abs().max())
@@ -159,6 +159,6 @@ def wrong(p: Problem, call: Call) -> str | None:
         taken[chosen] = True
         if bool((scores[chosen] < bound - slack).any()) or bool((~taken & (scores > bound + slack)).any()):
             return f"row {row}: another selection than float64's"
-    if again is not None and not torch.equal(again.sort(1).values, got.sort(1).values):
+    if again is not None and not torch.equal(again.sort(1).values, selection.sort(1).values):
         return "another selection the second time"
     return None

@@ -113,18 +113,18 @@ def run(
     for case in cases:
         print(f"{case.phase} {case.rows} x {case.keys} x {case.heads} heads{' shared' * case.shared}", flush=True)
         p = Problem(case)
-        found = candidates(p)
-        for label, samples in timed({**found.right, **found.parts}, len(p.caches), options.repeats).items():
+        checked = candidates(p)
+        for label, samples in timed({**checked.right, **checked.parts}, len(p.caches), options.repeats).items():
             figures = {"ms": statistics.median(samples), "low": min(samples), "high": max(samples)}
-            correct = True if label in found.right else None
+            correct = True if label in checked.right else None
             results.append({**asdict(case), "name": label, **figures, "correct": correct})
             print("  {:44} {ms:8.4f} ms  ({low:.4f} to {high:.4f})".format(label, **figures), flush=True)
-        for label, reason in found.reasons.items():
-            correct = False if label in found.failed else None
+        for label, reason in checked.reasons.items():
+            correct = False if label in checked.failed else None
             results.append({**asdict(case), "name": label, "ms": None, "correct": correct, "why": reason})
             print(f"  {label:44} {reason if correct is None else 'incorrect: ' + reason}", flush=True)
-        failed = failed or bool(found.failed)
-        del p, found
+        failed = failed or bool(checked.failed)
+        del p, checked
         torch.cuda.empty_cache()
     write(name, options.out, results)
     if failed:

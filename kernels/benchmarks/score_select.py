@@ -97,8 +97,8 @@ def exact(p: Problem) -> str | None:
     )
     # Coarse scores tie by the thousand.
     for scores in (logits, (logits * 4).round()):
-        want = select_reference(scores.cpu(), p.lengths[:rows].cpu(), K)
-        if not torch.equal(select(scores.contiguous(), p.lengths[:rows], K).cpu(), want):
+        expected = select_reference(scores.cpu(), p.lengths[:rows].cpu(), K)
+        if not torch.equal(select(scores.contiguous(), p.lengths[:rows], K).cpu(), expected):
             return "select differs from its reference"
     return None
 
@@ -114,7 +114,7 @@ def cuts_of(case: Case) -> list[str]:
 
 
 def candidates(p: Problem, cuts: Sequence[str], peers: bool = False) -> Candidates:
-    """Ours in these cuts, SGLang's, and if wanted others' kernels, checked."""
+    """Ours in these cuts, SGLang's, and with `peers` others' kernels, checked."""
     checked = Candidates()
     for name in cuts:
         shape, cut = CUTS[name]

@@ -40,7 +40,7 @@ def denominators_kernel(
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.arange(0, W)
-    most = tl.full((BM,), -1e30, tl.float32)
+    largest = tl.full((BM,), -1e30, tl.float32)
     total = tl.zeros((BM,), tl.float32)
     for tile in range(TILES):
         key = tile * BN + tl.arange(0, BN)
@@ -51,10 +51,10 @@ def denominators_kernel(
             stride_qh, stride_qr, stride_kh, stride_kr, scale, D,
         )  # fmt: skip
         logits = tl.where(mask, logits, -1e30)
-        new = tl.maximum(most, tl.max(logits, 1))
-        total = total * tl.exp(most - new) + tl.sum(tl.where(mask, tl.exp(logits - new[:, None]), 0.0), 1)
-        most = new
-    tl.store(out + (batch * H + head) * rows + row, most + tl.log(total), mask=row < rows)
+        new = tl.maximum(largest, tl.max(logits, 1))
+        total = total * tl.exp(largest - new) + tl.sum(tl.where(mask, tl.exp(logits - new[:, None]), 0.0), 1)
+        largest = new
+    tl.store(out + (batch * H + head) * rows + row, largest + tl.log(total), mask=row < rows)
 
 
 @jit

@@ -19,7 +19,7 @@ class Shape:
 
     columns    queries x heads of a program, of at most 8 queries
     warps      of a program; stages of its pipeline of key loads
-    registers  most registers of a thread; None leaves it to the compiler
+    registers  a thread may hold; None leaves it to the compiler
     through_registers  keys reach the tensor cores through registers instead of from shared memory
     """
 
@@ -33,6 +33,8 @@ class Shape:
 DEFAULT = Shape()
 PROGRAMS = 4096
 """Programs of a launch, about: eight to a multiprocessor at a time, four times over."""
+MAX_QUERIES = 8
+"""Queries of a program: every eight columns of a tile hold each of them."""
 MIN_PAGES = 8
 """Pages of a program at least: its queries are loaded once."""
 
@@ -76,7 +78,7 @@ def score_paged(
     max_length: int,
     initial: int = 0,
     local: int = 0,
-    least: int = 0,
+    unscored: int = 0,
     out: torch.Tensor | None = None,
     maxima: torch.Tensor | None = None,
     shape: Shape = DEFAULT,
@@ -88,7 +90,7 @@ def score_paged(
     index_k     uint8 [pages, 64 * (D + 4)]: 64 fp8 keys, then their 64 float32 scales (SGLang's
                 mem_cache/memory_pool.py:4398)
     page_table  int32 [B, P], P * 64 >= max_length; request int32 [T] is each row's line in it
-    lengths     int32 [T]; rows of at most `least` keys are not scored
+    lengths     int32 [T]; rows of at most `unscored` keys are not scored
     initial     first and `local` last positions of each row score +inf
     maxima      float32 [T, >= W / 16], written with the maximum of every 16 keys if given
 
@@ -102,13 +104,13 @@ def score_paged(
     if rows == 0 or width == 0:
         return out
     wide = max(MIN_COLUMNS, triton.next_power_of_2(heads))
-    queries = min(max(1, shape.columns // wide), 8, triton.next_power_of_2(rows))
+    queries = min(max(1, shape.columns // wide), MAX_QUERIES, triton.next_power_of_2(rows))
     groups, pages = triton.cdiv(rows, queries), width // PAGE
     chunk = max(MIN_PAGES, triton.cdiv(pages * groups, PROGRAMS))
     limit = {} if shape.registers is None else {"maxnreg": shape.registers}
     score_kernel[(groups, triton.cdiv(pages, chunk))](
         q, weights, index_k, page_table, request, lengths, out, out if maxima is None else maxima,
-        rows, page_table.stride(0), out.stride(0), 0 if maxima is None else maxima.stride(0), chunk, least,
+        rows, page_table.stride(0), out.stride(0), 0 if maxima is None else maxima.stride(0), chunk, unscored,
         initial, local,
         H=heads, HP=wide, D=dim, BQ=queries, BLOCK=BLOCK, FORCED=initial > 0 or local > 0,
         MAXIMA=maxima is not None, STAGES=shape.stages, REGISTERS=shape.through_registers,

@@ -23,10 +23,10 @@ def _same_until_its_end(
     if tl.sum((active & (owner != lead)).to(tl.int32), 0) > 0:
         for begin in range(first, last, 32):
             page = begin + tl.arange(0, 32)
-            seen = active[:, None] & (page[None, :] < tl.minimum(last, (n + PAGE - 1) // PAGE)[:, None])
-            theirs = tl.load(page_table + owner[:, None] * table_stride + page[None, :], mask=seen, other=0)
+            inside = active[:, None] & (page[None, :] < tl.minimum(last, (n + PAGE - 1) // PAGE)[:, None])
+            theirs = tl.load(page_table + owner[:, None] * table_stride + page[None, :], mask=inside, other=0)
             leads = tl.load(page_table + lead * table_stride + page, mask=page < last, other=0)
-            wrong += (seen & (theirs != leads[None, :])).to(tl.int32)
+            wrong += (inside & (theirs != leads[None, :])).to(tl.int32)
     return tl.sum(tl.sum(wrong, 1), 0) == 0
 
 
@@ -46,10 +46,10 @@ def _score_pages(
     pair = tl.arange(0, BQ * HP)
     row_of = row0 + pair % 8 // each
     head_of = pair // 8 * each + pair % each
-    there = (row_of < rows) & (head_of < H)
-    queries = tl.load(q + (row_of * H + head_of)[:, None] * D + column[None, :], mask=there[:, None], other=0.0)
+    present = (row_of < rows) & (head_of < H)
+    queries = tl.load(q + (row_of * H + head_of)[:, None] * D + column[None, :], mask=present[:, None], other=0.0)
     queries = tl.trans(queries)
-    gates = tl.reshape(tl.load(w + row_of * H + head_of, mask=there, other=0.0), (1, BQ * HP // 8, BQ, each))
+    gates = tl.reshape(tl.load(w + row_of * H + head_of, mask=present, other=0.0), (1, BQ * HP // 8, BQ, each))
     row = row0 + tl.arange(0, BQ)
     valid = row < rows
     n = tl.load(lengths + row, mask=valid, other=0)
@@ -81,21 +81,21 @@ def _score_pages(
 
 
 @jit_with(
-    do_not_specialize=["rows", "table_stride", "maxima_stride", "chunk_pages", "least", "initial", "local"],
+    do_not_specialize=["rows", "table_stride", "maxima_stride", "chunk_pages", "unscored", "initial", "local"],
     do_not_specialize_on_alignment=["page_table", "request", "lengths"],
 )
 def score_kernel(
     q, w, index_k, page_table, request, lengths, logits, maxima,
-    rows, table_stride, logits_stride, maxima_stride, chunk_pages, least, initial, local,
+    rows, table_stride, logits_stride, maxima_stride, chunk_pages, unscored, initial, local,
     H: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, BQ: tl.constexpr, BLOCK: tl.constexpr,
     FORCED: tl.constexpr, MAXIMA: tl.constexpr, STAGES: tl.constexpr, REGISTERS: tl.constexpr,
 ):  # fmt: skip
-    """Program (g, c): rows g * BQ ... against pages c * chunk_pages ...; rows of at most `least` keys are left out."""
+    """Program (g, c): rows g * BQ ... against pages c * chunk_pages ...; rows of up to `unscored` keys are left out."""
     row0 = tl.program_id(0).to(tl.int64) * BQ
     row = row0 + tl.arange(0, BQ)
     valid = row < rows
     n = tl.load(lengths + row, mask=valid, other=0)
-    n = tl.where(n > least, n, 0)
+    n = tl.where(n > unscored, n, 0)
     longest = tl.max(n, 0)
     first = tl.program_id(1) * chunk_pages
     last = tl.minimum(first + chunk_pages, (longest + PAGE - 1) // PAGE)
@@ -117,7 +117,7 @@ def score_kernel(
                 one = row0 + nth
                 if one < rows:
                     length = tl.load(lengths + one)
-                    length = tl.where(length > least, length, 0)
+                    length = tl.where(length > unscored, length, 0)
                     end = tl.minimum(last, (length + PAGE - 1) // PAGE)
                     if first < end:
                         table = page_table + tl.load(request + one).to(tl.int64) * table_stride

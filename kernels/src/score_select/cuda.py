@@ -85,7 +85,7 @@ def score_select(
         if scored:
             score_paged(
                 q[part], weights[part], index_k, page_table, request[part], lengths[part],
-                max_length=max_length, initial=initial, local=local, least=k,
+                max_length=max_length, initial=initial, local=local, unscored=k,
                 out=logits[:here], maxima=maxima[:here], shape=shape,
             )  # fmt: skip
         select(

@@ -29,7 +29,7 @@ def score_select(
     initial     first and `local` last positions of a row are selected before all others
     names       int32 [B, P]: names[b, p // 64] * 64 + p % 64 in place of position p, in that order
 
-    The rest as of score_paged in score/reference.py.
+    For the rest see score_paged in score/reference.py.
     """
     scores = score_paged(
         q, weights, index_k, page_table, request, lengths, max_length=max_length, initial=initial, local=local

@@ -32,9 +32,9 @@ def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
     scores[:, seen_by_all:].masked_fill_(columns[seen_by_all:] >= lengths.unsqueeze(1), float("-inf"))
     if width > k and scores.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS:
         step = max(1, SCORES_AT_ONCE // width)
-        for into, part, seen in zip(*(torch.split(t, step) for t in (out, scores, lengths)), strict=True):
+        for into, part, length in zip(*(torch.split(t, step) for t in (out, scores, lengths)), strict=True):
             chosen = _by_threshold(part, k)
-            into.copy_(torch.where(chosen < seen.unsqueeze(1), chosen, -1))
+            into.copy_(torch.where(chosen < length.unsqueeze(1), chosen, -1))
         return out
     best, chosen = _top(scores, min(take + 1, width))
     if width > k:

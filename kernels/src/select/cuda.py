@@ -21,7 +21,7 @@ TILE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How the selection kernel is cut: `warps` of a program, and most registers of a thread (None: the compiler's)."""
+    """How the selection kernel is cut: `warps` of a program, `registers` a thread may hold; None: the compiler's."""
 
     warps: int
     registers: int | None = None

@@ -100,7 +100,7 @@ def select_listed(
     lengths  int32 [T], keys of these pages that each row sees
     names    int32 [G, n + 1], what the pages are called in the result: pages of the request for positions, `pages` for
              KV slots
-    initial, local  as of score_select, at most 64 and 64 times the window: the pages that hold them are always listed
+    initial, local  see score_select, at most 64 and 64 times the window: the pages that hold them are always listed
     """
     # A program of the score kernel takes rows of one group, which share every load of a page.
     wide = max(MIN_COLUMNS, triton.next_power_of_2(q.shape[1]))

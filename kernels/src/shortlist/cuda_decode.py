@@ -43,7 +43,7 @@ def select_decoded(
     n           pages that a row lists beside its own; a row with no more before its own lists all
     window      pages just before a row's own that are always listed, as is the first
     slots       the result holds KV slots, else positions of the request
-    initial, local  as of score_select, at most 64 and 64 times the window
+    initial, local  see score_select, at most 64 and 64 times the window
 
     Missing summaries are made. Launches depend on shapes alone. Raises ValueError for other layouts.
     """

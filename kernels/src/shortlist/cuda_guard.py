@@ -61,7 +61,7 @@ def verdicts(
 ) -> None:
     """Write which contexts are to be scored exactly into out int64 `[L, R]`, 0 or 1; see reference.verdicts.
 
-    guard       int32 [L, KV pages, 2], as of `judge`; page_table int32 [B, P]
+    guard       int32 [L, KV pages, 2], see `judge`; page_table int32 [B, P]
     requests    int32 [R], lines of the page table; complete int32 [R], pages before the context's first new row
     need        positions that the latest samples must make up; of fewer nothing is said
     floor       share of them that must have been found

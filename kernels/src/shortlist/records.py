@@ -16,7 +16,7 @@ JUDGED_PAGES = 1024
 class Records:
     """What is kept of the KV pages in one Full layer.
 
-    summaries    uint8 [KV pages, D + 4], as of pack_summary
+    summaries    uint8 [KV pages, D + 4], see pack_summary
     has_summary  uint8 [KV pages], 1 where the summary is written
     guard        int32 [KV pages, 2]: positions that the page's sampled rows should have found, and have found
     counts       int64 [4], added to: samples, positions that they found, rows that fell back, keys that these saw

@@ -144,7 +144,7 @@ def verdicts(
     JUDGED_PAGES before it at most. It is scored exactly if they found less than `floor` of them; of fewer than `need`
     nothing is said.
 
-    guard       int32 [L, KV pages, 2], as of `judge`; page_table int [B, P]
+    guard       int32 [L, KV pages, 2], see `judge`; page_table int [B, P]
     requests    int [R], lines of the page table; complete int [R], pages before the context's first new row
     """
     for column, (line, pages) in enumerate(zip(requests.tolist(), complete.tolist(), strict=True)):
@@ -184,34 +184,35 @@ def select_decoded(
     is counted) it is selected exactly; if it is a sample, `judge` adds it to the records.
     """
     complete = (lengths - 1).clamp(min=0) // PAGE
-    rows = torch.arange(len(lengths), device=q.device)
+    lines = torch.arange(len(lengths), device=q.device)
     fallen = torch.zeros(1, len(lengths), dtype=torch.int64, device=q.device)
-    verdicts(records.guard[None], page_table, rows, complete, judgement.need, judgement.floor, fallen)
-    for row, (length, pages) in enumerate(zip(lengths.tolist(), complete.tolist(), strict=True)):
-        one, table, seen = slice(row, row + 1), page_table[row, None], lengths[row, None]
-        packed = summarise(index_k, table[0], records.summaries, records.has_summary, pages)
-        first = torch.zeros_like(seen)
+    verdicts(records.guard[None], page_table, lines, complete, judgement.need, judgement.floor, fallen)
+    request = torch.zeros(1, dtype=torch.int32, device=q.device)  # a row is alone, so its request is the first
+    for row, pages in enumerate(complete.tolist()):
+        part = slice(row, row + 1)
+        table, length = page_table[part], lengths[part]
         names = table if slots else torch.arange(table.shape[1], dtype=table.dtype, device=q.device)[None]
-        forced = {"initial": initial, "local": local}
+        packed = summarise(index_k, table[0], records.summaries, records.has_summary, pages)
         listed = torch.arange(min(n, pages) + 1, dtype=table.dtype, device=q.device)[None]
         if pages > n:
             list_pages(
-                q[one], w[one], packed, complete[one], n, max_complete=pages, window=window, budget_bytes=budget_bytes,
+                q[part], w[part], packed, complete[part], n, max_complete=pages, window=window, budget_bytes=0,
                 out=listed[:, :n],
             )  # fmt: skip
         listed[0, -1] = pages
-        visible = seen - (pages + 1 - listed.shape[1]) * PAGE
+        columns = listed[0].long()
+        left_out = (pages + 1 - len(columns)) * PAGE
         select_listed(
-            q[one], w[one], index_k, table[:, listed[0].long()], first, visible, k, names=names[:, listed[0].long()],
-            **forced, budget_bytes=budget_bytes, out=out[one],
+            q[part], w[part], index_k, table[:, columns], request, length - left_out, k, names=names[:, columns],
+            initial=initial, local=local, budget_bytes=0, out=out[part],
         )  # fmt: skip
-        sampled = bool(is_sampled(seen.long() - 1, judgement.every))
-        if pages <= n or not (sampled or fallen[0, row]):
+        if pages <= n:
             continue
-        exact = {"max_length": length, **forced}
-        if sampled:
-            positions = score_select(q[one], w[one], index_k, table, first, seen, k, **exact)
-            judge(positions, listed, first, table[0], seen, records.guard, records.counts, counted=True)
+        arguments = (q[part], w[part], index_k, table, request, length, k)
+        max_length = table.shape[1] * PAGE
+        if is_sampled(length.long() - 1, judgement.every):
+            exact = score_select(*arguments, max_length=max_length, initial=initial, local=local)
+            judge(exact, listed, request, table[0], length, records.guard, records.counts, counted=True)
         if fallen[0, row]:
-            out[one] = score_select(q[one], w[one], index_k, table, first, seen, k, **exact, names=names)
-            records.counts[2:] += records.counts.new_tensor([1, length])
+            out[part] = score_select(*arguments, max_length=max_length, initial=initial, local=local, names=names)
+            records.counts[2:] += torch.stack((fallen[0, row], length[0])).long()
