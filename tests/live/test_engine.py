@@ -5,8 +5,6 @@ One server for everything; the last test stops it and starts a second one with a
 
 import itertools
 import json
-import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,17 +118,16 @@ def test_selections_come_from_their_producers(live: Live) -> None:
 
 def test_a_busy_engine_refuses(live: Live) -> None:
     body = {"input_ids": IDS, "sampling_params": {"temperature": 0, "max_new_tokens": 2000, "ignore_eos": True}}
-    running = threading.Thread(target=lambda: live.engine._ask("/generate", body))
-    running.start()
-    try:
-        time.sleep(1.0)
-        assert live.engine._ask("/set_internal_state", {"server_args": wire.encode(SWITCHED)}) == [False]
-        assert live.engine.pattern() == FULL
-        assert running.is_alive(), "the request ended too early to tell"
-    finally:
-        abort = urllib.request.Request(live.engine.url + "/abort_request", b'{"abort_all": true}', JSON)
-        urllib.request.urlopen(abort, timeout=20).close()
-        running.join()
+    request = urllib.request.Request(live.engine.url + "/generate", json.dumps({**body, "stream": True}).encode(), JSON)
+    with urllib.request.urlopen(request) as answer:
+        assert answer.readline().startswith(b"data:"), "its first token: the request runs"
+        try:
+            assert live.engine._ask("/set_internal_state", {"server_args": wire.encode(SWITCHED)}) == [False]
+            assert live.engine.pattern() == FULL
+        finally:
+            abort = urllib.request.Request(live.engine.url + "/abort_request", b'{"abort_all": true}', JSON)
+            urllib.request.urlopen(abort).close()
+        assert b'"abort"' in answer.read(), "the request ended too early to tell"
     live.engine.switch(FULL)
 
 

@@ -131,7 +131,7 @@ def story(server: Server) -> Story:
         post(server, "/set_internal_state", {"server_args": wire.encode(Pattern("FFS"))})
         told: list[Envelope] = []
         while not any(isinstance(envelope.event, PatternChanged) for envelope in told):
-            told += subscriber.replay() or []
+            told = subscriber.replay() or []
     while sum((after := scraped(server))["sgl_indexcache_events_total"].values()) != len(told):
         time.sleep(0.25)
     return Story(fresh, values, here, state, told, after)
