@@ -1,9 +1,15 @@
 """What the servers are asked, and what is counted between two answers."""
 
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from sgl_indexcache.nano.command_line import main
+from sgl_indexcache.nano.studies import served
 from sgl_indexcache.nano.studies.served import DISTRACTORS, Tasks, between, compared
 
 LENGTH = 1500
@@ -59,12 +65,41 @@ def test_sizes_that_no_server_takes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_facts_are_compared_one_by_one() -> None:
     exact = {"loss": 2.0, "losses": [1.0, 3.0], "facts": {"alone": [True, True, False]}}
     work = {"recall": {"0": 0.9, "1": 0.7}, "keys_scored": 30, "summaries_scored": 10, "keys_seen": 100}
-    served = {"loss": 2.2, "losses": [1.1, 3.3], "facts": {"alone": [False, True, True]}, "work": work}
-    served["continued"] = {"recall": {"0": 0.5, "1": 0.6}}
-    figures = compared(exact, served)
+    two_level = {"loss": 2.2, "losses": [1.1, 3.3], "facts": {"alone": [False, True, True]}, "work": work}
+    two_level["continued"] = {"recall": {"0": 0.5, "1": 0.6}}
+    figures = compared(exact, two_level)
     assert figures["found"] == {"alone": "1 of 2"}
     assert figures["loss_change"] == pytest.approx(0.1)
     assert figures["loss_change_error"] == pytest.approx(0.0)
     assert (figures["recall"], figures["continued_recall"], figures["keys"]) == (0.8, 0.55, 0.4)
-    served["continued"] = None
-    assert compared(exact, served)["continued_recall"] is None
+    two_level["continued"] = None
+    assert compared(exact, two_level)["continued_recall"] is None
+
+
+def test_the_command_serves_exactly_and_then_every_shortlist_and_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[dict[str, Any], list[int], list[str]]] = []
+
+    def serve(scoring: dict[str, Any], tasks: list[Tasks], flags: list[str], folder: Path) -> list[dict[str, Any]]:
+        calls.append((scoring, [task.length for task in tasks], flags))
+        work = {"recall": {"0": 0.9}, "keys_scored": 1, "summaries_scored": 1, "keys_seen": 4}
+        return [
+            {"length": task.length, "loss": 1.0, "losses": [1.0], "facts": {}, "work": work, "continued": None}
+            for task in tasks
+        ]
+
+    monkeypatch.setattr(served, "serve", serve)
+    (tmp_path / "heldout.bin.xz").write_bytes(lzma.compress(b"plain text of no interest. " * 400))
+    out = tmp_path / "out" / "figures.json"
+    command = ["served", "--data", str(tmp_path), "--out", str(out), "--lengths", "300", "600", "--prompts", "1"]
+    command += ["--shortlists", "0.25", "512", "--floors", "0", "0.9", "--", "--dtype", "bfloat16"]
+    assert main(command) == 0
+    assert [lengths for _, lengths, _ in calls] == [[300, 600]] * 5
+    assert all(flags == ["--dtype", "bfloat16"] for _, _, flags in calls)
+    assert calls[0][0] == {"mode": "exact"}
+    pairs = [(scoring["shortlist"], scoring["recall_floor"]) for scoring, _, _ in calls[1:]]
+    assert pairs == [(0.25, 0.0), (0.25, 0.9), (512, 0.0), (512, 0.9)]
+    assert [type(size) for size, _ in pairs] == [float, float, int, int]
+    document = json.loads(out.read_text())
+    assert [(entry["length"], entry["keys"]) for entry in document["two_level"]] == [(300, 0.5), (600, 0.5)] * 4
