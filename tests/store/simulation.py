@@ -196,7 +196,7 @@ class Simulation:
     # --- a forward ---
 
     def forward(self, batch: list[tuple[Request, int]], *, slots: bool = True, prefill: bool = True) -> None:
-        batch, rows = [], []
+        announced, rows = [], []
         for request, count in batch:
             if slots:
                 self._slots(request, count)
@@ -206,9 +206,9 @@ class Simulation:
                 window = request.tokens[start : start + min(count, PAGE)]
                 tails = self.tree.tails_after(request.last_node)
                 one = RequestRows(one.request, one.owner, start, end, prefill, window, tails)
-            batch.append(one)
+            announced.append(one)
             rows.append((request, start, end))
-        self._begin(batch)
+        self._begin(announced)
         self._rows(rows)
         for request, _, end in rows:
             request.computed = end
