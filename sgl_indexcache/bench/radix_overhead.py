@@ -120,13 +120,13 @@ class Clocked:
 
     def _forwards(self, store: Any, number: int, tokens: Any, prompt: int, match: Any) -> None:
         """The hook before the prefill and before one forward of decode."""
-        from sgl_indexcache.store import Turn
+        from sgl_indexcache.store import RequestRows
 
         cached = len(match.device_indices)
         tails = self.tree.tails_after(match.last_device_node) if cached else []
         window = tokens[cached : min(prompt, cached + PAGE)]
-        store.begin([Turn(1, number, cached, prompt, True, window, tails)])
-        store.begin([Turn(1, number, prompt, prompt + 1)])
+        store.begin([RequestRows(1, number, cached, prompt, True, window, tails)])
+        store.begin([RequestRows(1, number, prompt, prompt + 1)])
 
 
 def run(sequences: list[tuple[Any, int]], capacity: int) -> dict[str, Clocked]:

@@ -36,9 +36,10 @@ class Scheduler:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = SimpleNamespace(shared_layers=frozenset())
-    monkeypatch.setattr(runtime, "current", runtime.Runtime(pattern=Pattern("FFFFFF"), backend=found))
-    return found
+    made: Any = SimpleNamespace(configured=[])
+    made.configure = made.configured.append
+    monkeypatch.setattr(runtime, "current", runtime.Runtime(pattern=Pattern("FFFFFF"), backend=made))
+    return made
 
 
 def ask(scheduler: Scheduler, payload: dict[str, float]) -> bool:
@@ -53,7 +54,7 @@ def test_a_switch_sets_flags_backend_and_state_and_empties_the_tree(backend: Any
     assert ask(scheduler, wire.encode(NEW))
     skip = [letter == "S" for letter in str(NEW)]
     assert scheduler.flags() == list(zip(skip, [*skip[1:], False], strict=True))
-    assert backend.shared_layers == {1, 2, 4, 5}
+    assert backend.configured == [NEW]
     assert runtime.current.pattern == NEW
     assert scheduler.flushes == 1
 
