@@ -81,7 +81,7 @@ def test_a_refusal_changes_nothing(
     assert not ask(scheduler, payload)
     assert reason in caplog.text
     assert scheduler.flags() == before
-    assert backend.shared_layers == frozenset()
+    assert backend.configured == []
     assert runtime.current.pattern == Pattern("FFFFFF")
     assert scheduler.flushes == 0
 
