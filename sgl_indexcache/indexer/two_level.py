@@ -4,7 +4,7 @@
 the device. The guard judges a context once a forward, by the pages before it.
 
 Rows whose lists would save too little are scored exactly: what is launched for lists takes the host longer than an
-exact layer (docs/results/store.md). Steps of decoded rows in CUDA graphs are in cuda/decode_lists.py.
+exact layer (docs/how-it-works/two-level.md). Steps of decoded rows in CUDA graphs are in cuda/decode_lists.py.
 """
 
 from collections.abc import Collection, Iterator, Sequence

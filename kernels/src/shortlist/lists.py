@@ -7,7 +7,7 @@ from sgl_indexcache.kernels.select.cpu import select
 
 GROUP = 4
 """Rows, at positions that are equal up to the remainder by 4, that share the shortlist of the first of them on CUDA:
-recall 0.909 for 0.926 with lists of their own (docs/results/store.md)."""
+recall 0.909 for 0.926 with lists of their own (docs/results/two-level.md)."""
 
 
 def choose_pages(scores: torch.Tensor, forced: torch.Tensor, pages: torch.Tensor, n: int) -> torch.Tensor:

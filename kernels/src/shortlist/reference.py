@@ -12,7 +12,7 @@
     index_k    by KV page id, in either layout of layout.py
 
 The mean of the keys is scored by the very formula of a key: with ReLU the score of a mean is not the mean of the
-scores, but on the trained model it ranks pages as well as that does (docs/results/store.md).
+scores, but on the trained model it ranks pages as well as that does (docs/results/two-level.md).
 
 All arithmetic on scores is in float64. What bounds memory (`budget_bytes`) or sizes a launch (`max_complete`) is
 taken as the other forms take it, and of no account here.

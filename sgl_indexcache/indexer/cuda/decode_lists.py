@@ -2,7 +2,7 @@
 
 Whether a step has lists is settled by its number of rows alone, so that a graph keeps what it was captured with; a
 request's context, its recall and its missing summaries are looked up on the device. For few rows SGLang's own decode
-indexer is quicker (docs/results/store.md).
+indexer is quicker (docs/results/two-level-speed.md).
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Compiles what two-level scoring launches on CUDA before anybody waits for it.
 
 Triton compiles a kernel when it is launched for the first time, which would be in the middle of somebody's first long
-prompt: seven to nine seconds in all (docs/results/store.md). So a Full layer is run over prefills of zeros, of every
+prompt: seven to nine seconds in all (docs/log.md). So a Full layer is run over prefills of zeros, of every
 length and number of rows that takes kernels of its own: kernels differ by powers of two of either.
 """
 
