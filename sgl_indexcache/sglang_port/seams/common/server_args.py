@@ -54,7 +54,7 @@ def _sleep_soon() -> None:
     """Have OpenMP's idle threads sleep after some microseconds, where the user has said nothing about it.
 
     They spin for 12 ms otherwise, on a core that one of ours works on (indexer/cpu/workers.py): 4 to 9 % of a long
-    prefill (docs/results/cpu-prefill.md). Only where few cores are shared: waking many threads for every operation
+    prefill (docs/log.md). Only where few cores are shared: waking many threads for every operation
     costs, too.
     """
     from sgl_indexcache.indexer.cpu.exact import MOST_WORKERS
