@@ -40,7 +40,7 @@ def _activate(settings: "Settings", *, requested: bool) -> None:
     from sgl_indexcache.sglang_port import proof, registry, runtime, version
     from sgl_indexcache.sglang_port.base import SeamError
 
-    if version.found() != version.SUPPORTED:
+    if version.installed() != version.SUPPORTED:
         sentence = (
             f"seam attention-backend cannot be installed: {version.both()}; "
             f"install sglang=={version.SUPPORTED} or start with SGL_INDEXCACHE_ENABLED=false"

@@ -23,17 +23,17 @@ def sides(batch: int, heads: int, rows: int, keys: int, width: int) -> Sides:
     q = torch.randn(batch, heads, rows, width, device="cuda").bfloat16()
     k = torch.randn(batch, heads, keys, width, device="cuda").bfloat16()
     last = torch.randint(keys // 2, keys, (batch, rows, 1), device="cuda")
-    seen = torch.arange(keys, device="cuda") <= last
+    visible = torch.arange(keys, device="cuda") <= last
     scale = width**-0.5
-    exact = attention_distribution(q[:, :, CHECKED_ROWS].double(), k.double(), seen[:, CHECKED_ROWS], scale)
+    exact = attention_distribution(q[:, :, CHECKED_ROWS].double(), k.double(), visible[:, CHECKED_ROWS], scale)
 
     def error(result: torch.Tensor) -> float:
         return float((result[:, CHECKED_ROWS] - exact).abs().sum(-1).max())
 
     return Sides(
         {"batch": batch, "heads": heads, "rows": rows, "keys": keys, "width": width},
-        lambda: cuda.attention_distribution(q, k, seen, scale),
-        lambda: attention_distribution(q, k, seen, scale),
+        lambda: cuda.attention_distribution(q, k, visible, scale),
+        lambda: attention_distribution(q, k, visible, scale),
         error,
     )
 

@@ -26,13 +26,13 @@ def sides(batch: int, rows: int, keys: int, heads: int, width: int) -> Sides:
     first = keys - rows
     last = slice(rows - CHECKED_ROWS, rows)
     exact = score_causal(q[:, last].double(), k.double(), gates[:, last].double(), first + last.start)
-    seen = exact.isfinite()
-    largest = float(exact[seen].abs().max())
+    visible = exact.isfinite()
+    largest = float(exact[visible].abs().max())
 
     def error(result: torch.Tensor) -> float:
-        if not torch.equal(result[:, last].isfinite(), seen):
+        if not torch.equal(result[:, last].isfinite(), visible):
             return float("inf")
-        return float((result[:, last][seen] - exact[seen]).abs().max()) / largest
+        return float((result[:, last][visible] - exact[visible]).abs().max()) / largest
 
     return Sides(
         {"batch": batch, "rows": rows, "keys": keys, "heads": heads, "width": width},

@@ -29,7 +29,7 @@ SGLANG_CONSUMER: Mapping[Phase, Consumer] = {"prefill": "flashmla", "decode": "f
 
 
 class ChoiceError(UserError):
-    """A kernel was asked for that cannot serve here."""
+    """The settings name a kernel that cannot serve here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Table:
 
     def indexer_times(self, phase: Phase, heads: int, rows: int) -> dict[int, dict[str, float]]:
         """Microseconds by kernel, for every length of context that was measured with these heads."""
-        found = [e for e in self.indexers if e.phase == phase and e.heads == heads]
-        return {keys: _between([e for e in found if e.keys == keys], rows) for keys in sorted({e.keys for e in found})}
+        cases = [e for e in self.indexers if e.phase == phase and e.heads == heads]
+        return {keys: _between([e for e in cases if e.keys == keys], rows) for keys in sorted({e.keys for e in cases})}
 
 
 def _between(entries: list[Entry], rows: int) -> dict[str, float]:
@@ -128,8 +128,8 @@ class Chooser:
     table: Table
 
     def __post_init__(self) -> None:
-        asked = {"prefill": self.settings.prefill, "decode": self.settings.decode}
-        for phase, name in asked.items():
+        choices = {"prefill": self.settings.prefill, "decode": self.settings.decode}
+        for phase, name in choices.items():
             if name not in ("auto", "sglang") and self.kv != "bf16":
                 raise ChoiceError(f"kernels.{phase}: {name} reads bf16 KV only; use --kv-cache-dtype bfloat16 or auto")
             if name not in ("auto", "sglang") and not self.hopper:
@@ -141,9 +141,9 @@ class Chooser:
 
     def consumer(self, phase: Phase, rows: int) -> Consumer:
         """Who attends to the selections of `rows` queries."""
-        asked: Consumer | Literal["auto"] = getattr(self.settings, phase)
-        if asked != "auto":
-            return asked
+        choice: Consumer | Literal["auto"] = getattr(self.settings, phase)
+        if choice != "auto":
+            return choice
         if self.kv != "bf16" or not self.hopper:
             return "sglang"
         times = self.table.consumer_times(phase, self.heads, rows)
@@ -155,9 +155,9 @@ class Chooser:
         keys is the longest context of the batch; None (a graph that serves any) asks for the one that is best at
         every measured length, else SGLang's.
         """
-        asked = self.settings.indexer
-        if asked != "auto":
-            return asked
+        choice = self.settings.indexer
+        if choice != "auto":
+            return choice
         if not (self.ours and self.hopper):
             return "sglang"
         measured = self.table.indexer_times(phase, self.index_heads, rows)
@@ -201,11 +201,11 @@ def describe(settings: Kernels, *, hopper: bool) -> dict[str, dict[str, str]]:
     heads = measured.consumers[0].heads if measured.consumers else 0
     index_heads = measured.indexers[0].heads if measured.indexers else 0
     chooser = Chooser(settings, heads, index_heads, "bf16", hopper, have_ours(), measured)
-    found = chooser.described()
+    kernels = chooser.described()
     if settings.prefill == settings.decode == "auto" and hopper:
-        for used in found.values():
+        for used in kernels.values():
             used["attention"] += f" ({heads} heads, bf16 KV, as measured on {measured.device})"
-    return found
+    return kernels
 
 
 def have_ours() -> bool:

@@ -85,8 +85,8 @@ class IndexCacheCudaBackend(DeepseekSparseAttnBackend):  # type: ignore[misc, un
         self.layers = len(pattern)
 
     def _may_use_flashinfer(self) -> bool:
-        wanted = (self.chooser.settings.prefill, self.chooser.settings.decode)
-        return "flashinfer" in wanted or ("auto" in wanted and self.chooser.kv == "bf16" and self.chooser.hopper)
+        choices = (self.chooser.settings.prefill, self.chooser.settings.decode)
+        return "flashinfer" in choices or ("auto" in choices and self.chooser.kv == "bf16" and self.chooser.hopper)
 
     def _make_schedules(self) -> None:
         """One schedule a phase, so that alternating phases do not plan each other's away."""

@@ -215,12 +215,12 @@ class CudaSelection:
 
     def _ours(self, phase: Phase, call: Call) -> torch.Tensor:
         attention = call.metadata.attn_metadata
-        wanted, out = terms(call.metadata), call.output()
+        call_terms, out = terms(call.metadata), call.output()
         select(
             self.inputs(phase, call),
-            wanted,
+            call_terms,
             out,
-            max_length=min(attention.max_seq_len_k, wanted.page_table.shape[1] * attention.page_size),
+            max_length=min(attention.max_seq_len_k, call_terms.page_table.shape[1] * attention.page_size),
             budget_bytes=self.budget_bytes,
         )
         return out

@@ -42,6 +42,6 @@ def attend(
         requests = rows.request[part].unsqueeze(1)
         slots = torch.where(picks < 0, -1, slot_table[requests, picks.clamp(min=0)].long())
         tiles = zip(*(torch.split(t, step) for t in (out[part], q[part], slots)), strict=True)
-        for into, queries, wanted in tiles:
-            into.copy_(sparse_mla(queries, kv, wanted, value_dim, scale, scratch))
+        for into, queries, tile_slots in tiles:
+            into.copy_(sparse_mla(queries, kv, tile_slots, value_dim, scale, scratch))
     return out

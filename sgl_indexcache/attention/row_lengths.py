@@ -33,9 +33,9 @@ class RowLengths:
         """Whether some row's own token is the first of a page of `page` tokens."""
         return bool(((self._lengths - 1) % page == 0).any())
 
-    def clipped(self, most: int) -> torch.Tensor:
-        """Keys that each row selects when it may select `most`; at least 1, which padding rows count for."""
-        return self._lengths.clamp(1, most)
+    def clipped(self, limit: int) -> torch.Tensor:
+        """Keys that each row selects when it may select `limit`; at least 1, which padding rows count for."""
+        return self._lengths.clamp(1, limit)
 
     def of(self, rows: int) -> torch.Tensor:
         """Keys that each of the first `rows` rows sees."""

@@ -155,8 +155,8 @@ def _counters(*, two_level: bool) -> tuple[Callable[[int], None], Any]:
             listed.exact_keys += 50_000
             listed.keys_seen += 33 * 50_000
             listed.keys_scored += 10 * 50_000
-            seen = listed.layers[pattern.full_layers[step % full]]
-            seen.rows, seen.wanted, seen.found = seen.rows + 1, seen.wanted + 2048, seen.found + 2000
+            recall = listed.layers[pattern.full_layers[step % full]]
+            recall.rows, recall.expected, recall.held = recall.rows + 1, recall.expected + 2048, recall.held + 2000
 
     return count, Sources(backend=backend, pattern=pattern, store=store, recall_floor=0.9)
 

@@ -142,8 +142,8 @@ def _kernels(kind: str, capability: str | None, settings: Settings) -> dict[str,
 def _print(report: dict[str, Any]) -> None:
     console = Console()
     versions = Table(title="versions", show_header=False)
-    for name, found in report["versions"].items():
-        versions.add_row(name, found or "[dim]not installed[/dim]")
+    for name, version in report["versions"].items():
+        versions.add_row(name, version or "[dim]not installed[/dim]")
     versions.add_row("python", report["python"])
     device = report["device"]
     versions.add_row("device", " ".join(str(value) for value in device.values() if value is not None))

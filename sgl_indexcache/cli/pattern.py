@@ -92,10 +92,10 @@ def check(
     if as_json:
         _report(resolution, False, True)
         return
-    found = resolution.pattern
-    out.print(f"accepted: {_counts(found)}", soft_wrap=True)
+    pattern = resolution.pattern
+    out.print(f"accepted: {_counts(pattern)}", soft_wrap=True)
     out.print("SGLang takes it as", style="dim")
-    override = json.dumps({"index_topk_pattern": found.letters})
+    override = json.dumps({"index_topk_pattern": pattern.letters})
     out.print(f"  --json-model-override-args '{override}'", soft_wrap=True, markup=False)
 
 
@@ -141,13 +141,13 @@ def list_presets(as_json: _Json = False) -> None:
         return
     table = Table("name", "model", "layers", "Full", "Shared", "source", box=None, pad_edge=False)
     for preset in presets().values():
-        found = Pattern.preset(preset.name)
+        pattern = Pattern.preset(preset.name)
         table.add_row(
             preset.name,
             preset.model,
-            str(len(found)),
-            str(len(found.full_layers)),
-            str(len(found.shared_layers)),
+            str(len(pattern)),
+            str(len(pattern.full_layers)),
+            str(len(pattern.shared_layers)),
             preset.source,
         )
     out.print(table)
@@ -162,27 +162,27 @@ def _report(resolution: Resolution, producers: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_document(resolution)))
         return
-    found = resolution.pattern
-    out.print(f"{_counts(found)} ({resolution.source})", markup=False, soft_wrap=True)
+    pattern = resolution.pattern
+    out.print(f"{_counts(pattern)} ({resolution.source})", markup=False, soft_wrap=True)
     out.print()
-    out.print(strip(found, out.width), soft_wrap=True)
+    out.print(strip(pattern, out.width), soft_wrap=True)
     out.print()
     out.print(legend(), soft_wrap=True)
-    out.print(found.letters, soft_wrap=True)
+    out.print(pattern.letters, soft_wrap=True)
     if producers:
         out.print()
-        out.print(_producers_table(found))
+        out.print(_producers_table(pattern))
 
 
-def _counts(found: Pattern) -> str:
-    full = len(found.full_layers)
-    return f"{len(found)} layers: {full} Full, {len(found) - full} Shared, {found.ratio:.1%} run the indexer"
+def _counts(pattern: Pattern) -> str:
+    full = len(pattern.full_layers)
+    return f"{len(pattern)} layers: {full} Full, {len(pattern) - full} Shared, {pattern.ratio:.1%} run the indexer"
 
 
-def _producers_table(found: Pattern) -> Table:
+def _producers_table(pattern: Pattern) -> Table:
     table = Table("Full layer", "used by", "layers", box=None, pad_edge=False)
-    for full in found.full_layers:
-        served = found.served_by(full)
+    for full in pattern.full_layers:
+        served = pattern.served_by(full)
         used_by = str(full) if len(served) == 1 else f"{served[0]}-{served[-1]}"
         table.add_row(str(full), used_by, str(len(served)))
     return table
@@ -195,14 +195,14 @@ def _document(resolution: Resolution) -> dict[str, Any]:
     producers: one layer number a layer, the Full layer whose selection it uses. ratio: Full over all layers.
     source: where the pattern came from, in words.
     """
-    found = resolution.pattern
+    pattern = resolution.pattern
     return {
         "schema": SCHEMA,
-        "pattern": found.letters,
-        "layers": len(found),
-        "full_layers": list(found.full_layers),
-        "shared_layers": list(found.shared_layers),
-        "producers": [found.producer(layer) for layer in range(len(found))],
-        "ratio": found.ratio,
+        "pattern": pattern.letters,
+        "layers": len(pattern),
+        "full_layers": list(pattern.full_layers),
+        "shared_layers": list(pattern.shared_layers),
+        "producers": [pattern.producer(layer) for layer in range(len(pattern))],
+        "ratio": pattern.ratio,
         "source": resolution.source,
     }

@@ -54,11 +54,11 @@ def top(
     keys = ClientKeys(events_key, events_server_key) if events_key and events_server_key else None
     source = Source(url, _headers(api_key_env))
     if once:
-        found, lines = run.once(source, keys)
+        report, lines = run.once(source, keys)
         if as_json:
-            print(json.dumps(found))
+            print(json.dumps(report))
         else:
-            out.print(screen(found, lines))
+            out.print(screen(report, lines))
         return
     if not as_json and not sys.stdout.isatty():
         raise WatchError("standard output is no terminal: use --once, or --json for a line of JSON an interval")

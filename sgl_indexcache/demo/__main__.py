@@ -46,10 +46,10 @@ SERVER_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One server's conversation: its turns, whether each found its fact, and the indexer's work."""
+    """One server's conversation: its turns, whether each answer was right, and the indexer's work."""
 
     turns: list[Turn]
-    found: list[bool]
+    correct: list[bool]
     work: dict[str, int]
 
 
@@ -57,16 +57,16 @@ def converse(console: Console, server: Server, questions: list[DialogueTurn]) ->
     """Hold the conversation with a running server, showing it."""
     Conversation(server.url, MODEL, 2).ask("hello")  # keeps first-use set-up out of the first turn's time
     talk = Conversation(server.url, MODEL, NEW_TOKENS)
-    turns, found = [], []
+    turns, correct = [], []
     for question in questions:
         for message in question.messages:
             talk.add(message["role"], message["content"])
         console.print(f"  {question.question} ", end="")
         turn = talk.ask(question.question, lambda piece: console.print(_answer(piece), end="", soft_wrap=True))
         turns.append(turn)
-        found.append(question.value in turn.text)
-        console.print("  [green]right[/green]" if found[-1] else f"  [red]wrong, it is {question.value}[/red]")
-    return Run(turns, found, server.indexcache_state()["work"])
+        correct.append(question.value in turn.text)
+        console.print("  [green]right[/green]" if correct[-1] else f"  [red]wrong, it is {question.value}[/red]")
+    return Run(turns, correct, server.indexcache_state()["work"])
 
 
 @contextmanager
@@ -159,13 +159,13 @@ def _table(ours: Run, theirs: Run) -> Table:
             f"{a.cached_tokens} | {b.cached_tokens}",
             f"{a.ttft * 1e3:.0f} | {b.ttft * 1e3:.0f} ms",
             f"{a.tpot * 1e3:.0f} | {b.tpot * 1e3:.0f} ms",
-            f"{_verdict(ours.found[number])} | {_verdict(theirs.found[number])}",
+            f"{_verdict(ours.correct[number])} | {_verdict(theirs.correct[number])}",
         )
     return table
 
 
-def _verdict(found: bool) -> str:
-    return "right" if found else "wrong"
+def _verdict(correct: bool) -> str:
+    return "right" if correct else "wrong"
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

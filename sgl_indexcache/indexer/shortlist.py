@@ -26,16 +26,16 @@ class Shortlist:
 
     def pages(self, complete: int, topk: int) -> int:
         """Pages listed for a row with `complete` pages before its own; at least what holds topk keys and is forced."""
-        keys, wanted = topk, 0
+        keys, pages = topk, 0
         if isinstance(self.size, int):
             keys = max(keys, self.size)
         else:
-            keys, wanted = SELECTIONS * topk, math.ceil(self.size * complete)
+            keys, pages = SELECTIONS * topk, math.ceil(self.size * complete)
         least: int = math.ceil(keys / PAGE)
         # In steps, so that the rows of a forward list few different numbers of pages.
         step = max(1, least // STEPS)
-        wanted = -(-wanted // step) * step
-        return min(complete, self.max_pages, max(wanted, least, self.window + 1))
+        pages = -(-pages // step) * step
+        return min(complete, self.max_pages, max(pages, least, self.window + 1))
 
     def lists_all(self, complete: int, topk: int) -> bool:
         """Whether such a row's shortlist is its whole context."""

@@ -132,11 +132,11 @@ class TwoLevel:
         self._reported = report[:, :COUNTS]
         self.records.valid_pages = int(report[0, COUNTS])
         for layer, (rows, held, fallen, keys) in zip(self.layers, more.tolist(), strict=True):
-            seen = self.work.layers[layer]
-            seen.rows += rows
-            seen.wanted += rows * self.rules.topk
-            seen.found += held
-            seen.fallbacks += fallen
+            recall = self.work.layers[layer]
+            recall.rows += rows
+            recall.expected += rows * self.rules.topk
+            recall.held += held
+            recall.fallbacks += fallen
             # A fallen row has its list scored as well, and stays counted so: counters must not fall.
             self.work.keys_sampled += keys
 
@@ -247,10 +247,10 @@ class TwoLevel:
 
     def _count_exact(self, start: int, rows: int) -> None:
         if self._is_request:
-            seen = _triangle(start, rows)
+            keys = _triangle(start, rows)
             work = self.work
-            work.exact_rows, work.exact_keys = work.exact_rows + rows, work.exact_keys + seen
-            work.keys_seen, work.keys_scored = work.keys_seen + seen, work.keys_scored + seen
+            work.exact_rows, work.exact_keys = work.exact_rows + rows, work.exact_keys + keys
+            work.keys_seen, work.keys_scored = work.keys_seen + keys, work.keys_scored + keys
 
 
 def _triangle(start: int, rows: int) -> int:

@@ -29,8 +29,7 @@ DSA_ARCHITECTURES = frozenset(
 def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json` of a model folder.
 
-    Args:
-        folder: the model folder, or the path of the `config.json` itself.
+    folder  the model folder, or the path of the `config.json` itself
 
     Raises:
         PatternError: there is no such file, it cannot be read, or it holds no JSON object.
@@ -54,8 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def layer_count(config: object) -> int:
     """Number of layers (`num_hidden_layers`) of a model that has lightning indexers.
 
-    Args:
-        config: a Hugging Face config object, or a mapping with the content of a config.json.
+    config  a Hugging Face config object, or a mapping with the content of a config.json
 
     Raises:
         PatternError: the model has no indexer that SGLang would run, or states no layer count.
@@ -75,9 +73,8 @@ def letters_of_config(config: object, layers: int | None = None) -> str:
     `index_skip_topk_offset`, else every layer is Full. Stricter than SGLang, which would take a missing
     letter for Full: the length is checked by the caller against `layer_count`.
 
-    Args:
-        config: a Hugging Face config object, or a mapping with the content of a config.json.
-        layers: layer count to use instead of the config's `num_hidden_layers`.
+    config  a Hugging Face config object, or a mapping with the content of a config.json
+    layers  layer count to use instead of the config's `num_hidden_layers`
 
     Raises:
         PatternError: see `layer_count`; or a field holds something SGLang could not follow.

@@ -16,12 +16,10 @@ def strip(pattern: Pattern, width: int = 80) -> Text:
 
     The letters themselves tell Full from Shared, so the strip reads the same without colour.
 
-    Args:
-        pattern: what to draw.
-        width: columns at hand; rows are of about equal length and never wider, down to one group a row.
+    pattern  what to draw
+    width    columns at hand; rows are of about equal length and never wider, down to one group a row
 
-    Returns:
-        Text of two lines a row (ruler, letters), without a newline at the end.
+    Returns text of two lines a row (ruler, letters), without a newline at the end.
     """
     groups = -(-len(pattern) // _GROUP)
     # A group costs its letters and the space after it; the last one of a row needs no space.

@@ -31,9 +31,8 @@ class Pattern:
     def parse(cls, text: str, layers: int | None = None) -> "Pattern":
         """Read a pattern from its letters.
 
-        Args:
-            text: letters F and S, nothing else.
-            layers: number of layers that the pattern must have; None accepts any.
+        text    letters F and S, nothing else
+        layers  number of layers that the pattern must have; None accepts any
 
         Raises:
             PatternError: empty, another letter, a Shared first layer, or a wrong length.
@@ -55,9 +54,8 @@ class Pattern:
     def of_config(cls, config: object, layers: int | None = None) -> "Pattern":
         """The pattern that a model's own configuration asks for.
 
-        Args:
-            config: a Hugging Face config object, or a mapping with the content of a config.json.
-            layers: layer count to use instead of the config's `num_hidden_layers`.
+        config  a Hugging Face config object, or a mapping with the content of a config.json
+        layers  layer count to use instead of the config's `num_hidden_layers`
 
         Raises:
             PatternError: no indexer in this model, unusable fields, or a pattern that is shorter or longer

@@ -31,14 +31,12 @@ class Resolution(NamedTuple):
 def resolve(spec: str | UniformSpec | None, config: object) -> Pattern:
     """The pattern that `spec` means for a model.
 
-    Args:
-        spec: None for what the model's config says; letters F and S; a preset's name; `1/N` for SGLang's
-            rule with `index_topk_freq` N; or an object with `freq` and `offset`.
-        config: a Hugging Face config object, or a mapping with the content of a config.json. None when no
+    spec    None for what the model's config says; letters F and S; a preset's name; `1/N` for SGLang's
+            rule with `index_topk_freq` N; or an object with `freq` and `offset`
+    config  a Hugging Face config object, or a mapping with the content of a config.json. None when no
             model is at hand: then only letters and presets have a meaning, and no length is checked.
 
-    Returns:
-        A pattern with exactly as many letters as the model has layers.
+    Returns a pattern with exactly as many letters as the model has layers.
 
     Raises:
         PatternError: the spec is none of these, needs a model that is not given, or does not fit it.

@@ -16,13 +16,11 @@ def uniform_letters(layers: int, freq: int, offset: int | None = None) -> str:
     Shared iff `max(i - offset + 1, 0) % freq != 0`; `offset=None` means 2 (the rule of the IndexCache
     authors' patch and of SGLang when `index_skip_topk_offset` is absent).
 
-    Args:
-        layers: number of layers, at least 1.
-        freq: distance between Full layers, at least 1; 1 makes every layer Full.
-        offset: number of leading Full layers, at least 1 (0 would leave layer 0 without a selection).
+    layers  number of layers, at least 1
+    freq    distance between Full layers, at least 1; 1 makes every layer Full
+    offset  number of leading Full layers, at least 1 (0 would leave layer 0 without a selection)
 
-    Returns:
-        `layers` letters out of F and S, the first of them F.
+    Returns `layers` letters out of F and S, the first of them F.
 
     Raises:
         PatternError: a number is not a positive integer.

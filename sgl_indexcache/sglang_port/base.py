@@ -16,7 +16,7 @@ BACKEND_NAME = "indexcache"
 
 
 class SeamError(UserError):
-    """A seam that was asked for is not in force; the process must not serve."""
+    """A seam that the settings need is not in force; the process must not serve."""
 
 
 class BrokenSeamError(Exception):
@@ -45,29 +45,29 @@ class Hook:
     def prove(self) -> None:
         """Raise BrokenSeamError unless the target exists, has the expected parameters and runs our function."""
         try:
-            found = pkgutil.resolve_name(self.target)
+            current = pkgutil.resolve_name(self.target)
         except (ImportError, AttributeError) as error:
             raise BrokenSeamError(f"{self.target} does not exist ({error})") from error
-        if not _runs(found, self.function):
+        if not _runs(current, self.function):
             raise BrokenSeamError(f"{self.target} does not run the hook")
         if self.parameters is not None:
-            names = tuple(inspect.signature(found).parameters)
+            names = tuple(inspect.signature(current).parameters)
             if names[: len(self.parameters)] != self.parameters:
                 raise BrokenSeamError(
                     f"{self.target} takes ({', '.join(names)}), expected ({', '.join(self.parameters)})"
                 )
 
 
-def _runs(found: Any, function: Any) -> bool:
-    """Whether calling `found` reaches `function`: itself, or a closure in its chain of wrappers."""
-    seen = found
-    while seen is not None:
-        if seen is function:
+def _runs(current: Any, function: Any) -> bool:
+    """Whether calling `current` reaches `function`: itself, or a closure in its chain of wrappers."""
+    link = current
+    while link is not None:
+        if link is function:
             return True
-        cells = getattr(seen, "__closure__", None) or ()
+        cells = getattr(link, "__closure__", None) or ()
         if any(cell.cell_contents is function for cell in cells):
             return True
-        seen = getattr(seen, "__wrapped__", None) or getattr(seen, "__func__", None)
+        link = getattr(link, "__wrapped__", None) or getattr(link, "__func__", None)
     return False
 
 
@@ -80,7 +80,7 @@ class Seam:
     """A named piece of work that SGLang does differently while the plugin is in force.
 
     register  official registrations that are no hooks (names, factories)
-    probe     a functional proof beyond the hooks: returns what was seen, raises BrokenSeamError
+    probe     a functional proof beyond the hooks: returns what it proved, raises BrokenSeamError
     """
 
     name: str
@@ -97,7 +97,7 @@ class Seam:
             hook.register()
 
     def prove(self) -> str:
-        """What was seen to be in force; raises BrokenSeamError."""
+        """What is in force; raises BrokenSeamError."""
         for hook in self.hooks:
             hook.prove()
         return self.probe() if self.probe else self.purpose

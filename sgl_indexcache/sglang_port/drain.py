@@ -94,7 +94,7 @@ def install(workers: int) -> None:
     workers  --tokenizer-worker-num; beyond one, other processes speak HTTP and keep SGLang's own way
 
     Raises:
-        SeamError: SGLang has not got what this holds on to.
+        SeamError: SGLang lacks what the gate holds on to.
     """
     if workers != 1:
         return

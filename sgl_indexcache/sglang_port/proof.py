@@ -42,7 +42,7 @@ def report(seams: Sequence[Seam]) -> list[SeamReport]:
     reports = []
     for seam in seams:
         failure = failures.get(seam.name)
-        if failure is None and version.found() != version.SUPPORTED:
+        if failure is None and version.installed() != version.SUPPORTED:
             failure = version.both()
         if failure is None:
             try:

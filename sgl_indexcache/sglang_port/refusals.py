@@ -143,9 +143,9 @@ def check(args: Any, device: Device) -> None:
             "CUDA_VISIBLE_DEVICES= and install a CPU build of torch"
         )
     if args.device not in (None, device) or _foreign_accelerator():
-        asked = args.device or "another accelerator"
+        name = args.device or "another accelerator"
         raise RefusedError(
-            f"device {asked} is not supported with {BACKEND_NAME} here: use an NVIDIA GPU, or --device cpu with "
+            f"device {name} is not supported with {BACKEND_NAME} here: use an NVIDIA GPU, or --device cpu with "
             "SGLANG_USE_CPU_ENGINE=1 (set by sgl-indexcache serve)"
         )
 

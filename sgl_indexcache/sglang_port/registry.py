@@ -24,7 +24,7 @@ def install(device: Device) -> None:
 
 def diagnose() -> list[proof.SeamReport]:
     """The state of every seam that this process's device needs, once SGLang has loaded its plugins as a server does."""
-    if version.found() == version.SUPPORTED:
+    if version.installed() == version.SUPPORTED:
         from sglang.srt.plugins import load_plugins
 
         load_plugins()

@@ -32,7 +32,7 @@ class Runtime:
 
     settings: Settings = field(default_factory=Settings)
     requested: bool = False
-    """whether the settings were asked for explicitly (file or environment), beyond being installed"""
+    """whether the settings were stated explicitly (file or environment), beyond being installed"""
     pattern: Pattern | None = None
     """the pattern in force in this scheduler; None elsewhere"""
     backend: Backend | None = None

@@ -5,7 +5,7 @@ from importlib import metadata
 SUPPORTED = "0.5.17"
 
 
-def found() -> str:
+def installed() -> str:
     """The installed SGLang's version, or "none"."""
     try:
         return metadata.version("sglang")
@@ -15,4 +15,4 @@ def found() -> str:
 
 def both() -> str:
     """The two versions, as every seam error names them."""
-    return f"SGLang {found()} found, {SUPPORTED} supported"
+    return f"SGLang {installed()} found, {SUPPORTED} supported"

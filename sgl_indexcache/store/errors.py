@@ -4,4 +4,4 @@ from sgl_indexcache.errors import UserError
 
 
 class StoreError(UserError):
-    """The index store cannot be built as asked."""
+    """The index store cannot be built with these settings."""

@@ -45,8 +45,8 @@ def check(events: str, keys: str | None) -> None:
         if not events.removeprefix("ipc://").startswith("/"):
             raise TelemetryError(f"telemetry.address {events} needs an absolute folder, such as ipc:///run/indexcache")
         return
-    found = _TCP.fullmatch(events)
-    if found is None or not 0 < int(found[2]) < 65535:
+    match = _TCP.fullmatch(events)
+    if match is None or not 0 < int(match[2]) < 65535:
         raise TelemetryError(
             f"telemetry.address {events!r} is not understood: write ipc, ipc:///FOLDER or tcp://HOST:PORT"
         )
@@ -76,13 +76,13 @@ def resolve(events: str, keys: str | None, rank: int) -> Address:
         if len(os.fsencode(stem)) + len(".replay") > _LONGEST_PATH:
             raise TelemetryError(f"telemetry.address: {folder} is too long for a Unix socket; name a shorter folder")
         return Address(f"ipc://{stem}.events", f"ipc://{stem}.replay")
-    found = _TCP.fullmatch(events)
-    assert found is not None, "checked above"
+    match = _TCP.fullmatch(events)
+    assert match is not None, "checked above"
     assert keys is not None, "checked above"
-    port = int(found[2]) + 2 * rank
+    port = int(match[2]) + 2 * rank
     if port + 1 > 65535:
         raise TelemetryError(f"telemetry.address {events}: no port is left for data-parallel rank {rank}; use a lower")
-    return Address(f"tcp://{found[1]}:{port}", f"tcp://{found[1]}:{port + 1}", read_keys(Path(keys)))
+    return Address(f"tcp://{match[1]}:{port}", f"tcp://{match[1]}:{port + 1}", read_keys(Path(keys)))
 
 
 def default_folder() -> Path:
@@ -103,12 +103,12 @@ def private(folder: Path) -> None:
         raise TelemetryError(
             f"telemetry.address: {folder} cannot be made ({error.strerror}); name a folder in one that exists"
         ) from error
-    found = os.lstat(folder)  # a link may lead to a folder of someone else's choice
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o077 or not os.access(folder, os.W_OK):
+    entry = os.lstat(folder)  # a link may lead to a folder of someone else's choice
+    mode = stat.S_IMODE(entry.st_mode)
+    if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.getuid() or mode & 0o077 or not os.access(folder, os.W_OK):
         raise TelemetryError(
             f"telemetry.address: {folder} must be a folder of this user with mode 0700, but its mode is {mode:04o} and "
-            f"its owner {found.st_uid}; remove it or name another"
+            f"its owner {entry.st_uid}; remove it or name another"
         )
 
 

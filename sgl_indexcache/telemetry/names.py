@@ -1,4 +1,4 @@
-"""Every metric of the plugin: name, kind, unit, labels and help. Dashboards, rules and `top` go by this list.
+"""Every metric of the plugin: name, kind, unit, labels and help. Dashboards, rules and `top` follow this list.
 
 All of them also carry SGLang's own scheduler labels (model_name, engine_type, tp_rank, pp_rank, moe_ep_rank, and
 dp_rank with data parallelism; observability/metrics_collector.py:1082). A row is one query of one layer, a key one

@@ -167,8 +167,8 @@ class Publisher:
             self._end_guard()
             self._context.destroy(linger=200)
 
-    def _publish(self, most: int) -> None:
-        for _ in range(min(most, len(self._waiting))):
+    def _publish(self, limit: int) -> None:
+        for _ in range(min(limit, len(self._waiting))):
             moment, event = self._waiting.popleft()
             self._sequence += 1
             payload = self._encoder.encode(
@@ -213,6 +213,6 @@ class Publisher:
             return None
 
     def _replay(self, after: int) -> list[bytes]:
-        wanted = [payload for sequence, payload in self._kept if sequence > after]
-        header = ReplayHeader(version=VERSION, stream=self.stream, newest=self._sequence, count=len(wanted))
-        return [self._encoder.encode(header), *wanted]
+        payloads = [payload for sequence, payload in self._kept if sequence > after]
+        header = ReplayHeader(version=VERSION, stream=self.stream, newest=self._sequence, count=len(payloads))
+        return [self._encoder.encode(header), *payloads]

@@ -129,12 +129,12 @@ class Reader:
         # A copy, here as above: another walk may name more meanwhile.
         for layer in tuple(self._layers):
             label = str(layer)
-            seen = None if work is None else work.layers.get(layer)
-            rows, wanted, hit = (0, 0, 0) if seen is None else (seen.rows, seen.wanted, seen.found)
-            fallbacks += 0 if seen is None else seen.fallbacks
+            recall = None if work is None else work.layers.get(layer)
+            rows, expected, held = (0, 0, 0) if recall is None else (recall.rows, recall.expected, recall.held)
+            fallbacks += 0 if recall is None else recall.fallbacks
             yield (names.RECALL_ROWS, (label,)), rows
-            yield (names.RECALL_POSITIONS, (label, "found")), hit
-            yield (names.RECALL_POSITIONS, (label, "missed")), wanted - hit
+            yield (names.RECALL_POSITIONS, (label, "found")), held
+            yield (names.RECALL_POSITIONS, (label, "missed")), expected - held
         yield (names.RECALL_FLOOR, ()), 0.0 if work is None else sources.recall_floor
         yield (names.FALLBACKS, ("recall",)), fallbacks
 
@@ -193,8 +193,8 @@ def _events(publisher: "Publisher | None") -> Walk:
 
 def spelled(readings: Readings) -> dict[str, float]:
     """The readings as in /metrics, without SGLang's labels: `name{label="value"}` to value."""
-    found = {}
+    series = {}
     for (metric, values), value in readings.items():
         labels = ",".join(f'{label.name}="{text}"' for label, text in zip(metric.labels, values, strict=True))
-        found[f"{metric.scraped}{{{labels}}}" if labels else metric.scraped] = value
-    return found
+        series[f"{metric.scraped}{{{labels}}}" if labels else metric.scraped] = value
+    return series

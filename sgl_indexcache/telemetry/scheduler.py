@@ -57,7 +57,7 @@ class Telemetry:
         """Whether an update is under way."""
         return self._turn is not None
 
-    def _go_on(self, most: int | None) -> None:
+    def _go_on(self, limit: int | None) -> None:
         if self._turn is None:
             now = self._clock()
             if now < self._due or self._broken:
@@ -65,7 +65,7 @@ class Telemetry:
             self._due = now + INTERVAL_S
             self._turn = self._update()
         try:
-            if most is None or sum(1 for _ in islice(self._turn, most)) < most:
+            if limit is None or sum(1 for _ in islice(self._turn, limit)) < limit:
                 for _ in self._turn:
                     pass
                 self._turn = None

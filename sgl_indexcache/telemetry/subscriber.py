@@ -68,16 +68,16 @@ class Subscriber:
         except msgspec.DecodeError:
             self.refused += 1
             return None
-        found = list(self._decoded(payloads))
-        if found:
-            self._next[answer.stream] = max(self._next.get(answer.stream, 0), found[-1].sequence + 1)
-        return found
+        envelopes = list(self._decoded(payloads))
+        if envelopes:
+            self._next[answer.stream] = max(self._next.get(answer.stream, 0), envelopes[-1].sequence + 1)
+        return envelopes
 
-    def poll(self, timeout: float = 0.0, most: int = 1000) -> list[Envelope]:
+    def poll(self, timeout: float = 0.0, limit: int = 1000) -> list[Envelope]:
         """Events that have come, waiting `timeout` seconds for the first; one that was seen before is left out."""
         payloads: list[bytes] = []
         wait = timeout
-        while len(payloads) < most and self._events.poll(int(wait * 1000)):
+        while len(payloads) < limit and self._events.poll(int(wait * 1000)):
             frames = self._events.recv_multipart()
             wait = 0.0
             if len(frames) == 2:

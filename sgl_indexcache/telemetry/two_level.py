@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(slots=True)
 class LayerRecall:
-    """What the guard saw of one Full layer."""
+    """What the guard measured of one Full layer."""
 
     rows: int = 0
     """rows that were also scored exactly"""
-    wanted: int = 0
+    expected: int = 0
     """positions of their exact selections"""
-    found: int = 0
+    held: int = 0
     """of them, those that two-level scoring selected"""
     fallbacks: int = 0
     """times that a request went back to exact scoring, because the recall of its context lay below the floor"""
@@ -53,11 +53,11 @@ class TwoLevelWork:
             "keys_scored": self.keys_scored,
             "keys_sampled": self.keys_sampled,
             "summaries_scored": self.summaries_scored,
-            "sampled_rows": {str(layer): seen.rows for layer, seen in sorted(self.layers.items())},
+            "sampled_rows": {str(layer): recall.rows for layer, recall in sorted(self.layers.items())},
             "recall": {
-                str(layer): round(seen.found / seen.wanted, 5)
-                for layer, seen in sorted(self.layers.items())
-                if seen.wanted
+                str(layer): round(recall.held / recall.expected, 5)
+                for layer, recall in sorted(self.layers.items())
+                if recall.expected
             },
-            "fallbacks": {str(layer): seen.fallbacks for layer, seen in sorted(self.layers.items())},
+            "fallbacks": {str(layer): recall.fallbacks for layer, recall in sorted(self.layers.items())},
         }

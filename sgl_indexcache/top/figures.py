@@ -15,17 +15,17 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Values:
-    """The plugin's metrics, found by family and labels; `before` is taken off counters."""
+    """The plugin's metrics by family and labels; `before` is taken off counters."""
 
     def __init__(self, now: Mapping[str, float], before: Mapping[str, float]) -> None:
-        self._found: dict[str, list[tuple[dict[str, str], float]]] = {}
+        self._series: dict[str, list[tuple[dict[str, str], float]]] = {}
         counters = {metric.scraped for metric in names.CATALOGUE if metric.kind == "counter"}
         for spelled, value in now.items():
             name, _, labels = spelled.partition("{")
             less = before.get(spelled, 0.0) if name in counters else 0.0
             # A counter below what it was: the server was restarted.
             value = value - less if value >= less else value
-            self._found.setdefault(name, []).append((dict(_LABEL.findall(labels)), value))
+            self._series.setdefault(name, []).append((dict(_LABEL.findall(labels)), value))
 
     def sum(self, metric: Metric, **labels: str) -> float:
         """Sum of the series with these labels; 0 without any."""
@@ -33,8 +33,8 @@ class Values:
 
     def each(self, metric: Metric, **labels: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of the series with these labels."""
-        found = self._found.get(metric.scraped, [])
-        return [(own, value) for own, value in found if all(own.get(name) == text for name, text in labels.items())]
+        series = self._series.get(metric.scraped, [])
+        return [(own, value) for own, value in series if all(own.get(name) == text for name, text in labels.items())]
 
 
 def share(part: float, whole: float) -> float | None:
@@ -75,11 +75,11 @@ def figures(url: str, now: Sample, before: Sample | None = None) -> dict[str, An
 
 
 def _indexer(values: Values) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    units: dict[str, Any] = {}
     for unit, metric in (("rows", names.INDEXER_ROWS), ("keys", names.INDEXER_KEYS)):
         skipped, scored = values.sum(metric, result="skipped"), values.sum(metric, result="scored")
         total = skipped + scored
-        found[unit] = {
+        units[unit] = {
             "scored": scored,
             "skipped": skipped,
             "skipped_share": share(skipped, total),
@@ -87,7 +87,7 @@ def _indexer(values: Values) -> dict[str, Any]:
                 own["reason"]: share(value, total) for own, value in values.each(metric, result="skipped")
             },
         }
-    return found
+    return units
 
 
 def _snapshots(values: Values) -> dict[str, Any]:
@@ -125,41 +125,41 @@ def _recall(values: Values) -> dict[str, Any]:
 
 
 def _kernels(values: Values) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    phases: dict[str, dict[str, str]] = {}
     for own, value in values.each(names.KERNEL_INFO):
         if value:
-            found.setdefault(own["phase"], {})[own["work"]] = own["kernel"]
-    return found
+            phases.setdefault(own["phase"], {})[own["work"]] = own["kernel"]
+    return phases
 
 
 def _layers(pattern: str, values: Values) -> list[dict[str, Any]]:
-    found, producer = [], 0
+    layers, producer = [], 0
     for layer, letter in enumerate(pattern):
         producer = layer if letter == "F" else producer
         label = str(producer)
         hit, missed = (values.sum(names.RECALL_POSITIONS, layer=label, result=result) for result in ("found", "missed"))
-        found.append({"layer": layer, "kind": letter, "producer": producer, "recall": share(hit, hit + missed)})
-    return found
+        layers.append({"layer": layer, "kind": letter, "producer": producer, "recall": share(hit, hit + missed)})
+    return layers
 
 
 def _serving(now: Sample, before: Sample | None) -> dict[str, Any]:
     if now.sglang is None:
         return {"serving": None, "latency": None}
-    here = latency.read(now.sglang)
-    there = latency.read(before.sglang) if before is not None and before.sglang is not None else latency.Serving()
+    latest = latency.read(now.sglang)
+    earlier = latency.read(before.sglang) if before is not None and before.sglang is not None else latency.Serving()
     seconds = now.moment - before.moment if before is not None else None
 
     def more(name: str) -> float:
-        less = there.values.get(name, 0.0)
-        value = here.values.get(name, 0.0)
+        less = earlier.values.get(name, 0.0)
+        value = latest.values.get(name, 0.0)
         return value - less if value >= less else value
 
     prompt, generated = more("sglang:prompt_tokens_total"), more("sglang:generation_tokens_total")
     return {
         "serving": {
-            "running": here.values.get("sglang:num_running_reqs", 0.0),
-            "waiting": here.values.get("sglang:num_queue_reqs", 0.0),
-            "kv_used_share": here.values.get("sglang:token_usage"),
+            "running": latest.values.get("sglang:num_running_reqs", 0.0),
+            "waiting": latest.values.get("sglang:num_queue_reqs", 0.0),
+            "kv_used_share": latest.values.get("sglang:token_usage"),
             "prompt_tokens": prompt,
             "generated_tokens": generated,
             "prompt_tokens_per_s": prompt / seconds if seconds else None,
@@ -167,7 +167,7 @@ def _serving(now: Sample, before: Sample | None) -> dict[str, Any]:
             "prefix_hit_rate": share(more("sglang:cached_tokens_total"), prompt),
         },
         "latency": {
-            name: latency.percentiles(here.buckets.get(family, {}), there.buckets.get(family, {}))
+            name: latency.percentiles(latest.buckets.get(family, {}), earlier.buckets.get(family, {}))
             for name, family in latency.HISTOGRAMS.items()
         },
     }

@@ -32,20 +32,20 @@ def read(text: str) -> Serving:
     """From the text of /metrics; a text in another format gives nothing."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    found = Serving()
+    serving = Serving()
     bucket_names = {f"{name}_bucket": name for name in HISTOGRAMS.values()}
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name in _VALUES:
-                    found.values[sample.name] = found.values.get(sample.name, 0.0) + sample.value
+                    serving.values[sample.name] = serving.values.get(sample.name, 0.0) + sample.value
                 elif (name := bucket_names.get(sample.name)) is not None:
-                    bounds = found.buckets.setdefault(name, {})
+                    bounds = serving.buckets.setdefault(name, {})
                     bound = float(sample.labels.get("le", "inf"))
                     bounds[bound] = bounds.get(bound, 0.0) + sample.value
     except ValueError:
         return Serving()
-    return found
+    return serving
 
 
 def percentiles(now: Mapping[float, float], before: Mapping[float, float]) -> dict[str, float] | None:

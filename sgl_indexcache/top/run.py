@@ -30,10 +30,10 @@ KEYS = (b"q", b"Q", b"\x03")
 def once(source: Source, keys: ClientKeys | None) -> tuple[dict[str, Any], list[str]]:
     """Figures of the server's life, with `events.recent`, and lines about the events."""
     sample = source.look()
-    found = figures(source.url, sample)
+    report = figures(source.url, sample)
     with Recent(sample.streams, keys) as recent:
-        found["events"]["recent"] = recent.described()
-        return found, recent.lines()
+        report["events"]["recent"] = recent.described()
+        return report, recent.lines()
 
 
 def follow(source: Source, interval: float, keys: ClientKeys | None, *, as_json: bool, console: Console) -> None:
@@ -48,17 +48,17 @@ def follow(source: Source, interval: float, keys: ClientKeys | None, *, as_json:
         pressed: Callable[[float], bool]
         if as_json:
 
-            def show(found: dict[str, Any], notice: str) -> None:
-                found["events"]["recent"] = recent.described()
-                print(json.dumps({**found, "notice": notice or None}), flush=True)
+            def show(report: dict[str, Any], notice: str) -> None:
+                report["events"]["recent"] = recent.described()
+                print(json.dumps({**report, "notice": notice or None}), flush=True)
 
             pressed = _sleep
         else:
             live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
             pressed = stack.enter_context(_keyboard())
 
-            def show(found: dict[str, Any], notice: str) -> None:
-                live.update(screen(found, recent.lines(), notice), refresh=True)
+            def show(report: dict[str, Any], notice: str) -> None:
+                live.update(screen(report, recent.lines(), notice), refresh=True)
 
         show(figures(source.url, samples[0]), "")
         while not pressed(interval):

@@ -36,42 +36,42 @@ def size(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def screen(found: Mapping[str, Any], recent: Sequence[str], notice: str = "") -> RenderableType:
+def screen(report: Mapping[str, Any], recent: Sequence[str], notice: str = "") -> RenderableType:
     """Everything; `recent` are lines about events, newest last, `notice` is shown in the head."""
-    return _Fitted(found, recent, notice)
+    return _Fitted(report, recent, notice)
 
 
 class _Fitted:
     """Gives the events the lines that the rest leaves over."""
 
-    def __init__(self, found: Mapping[str, Any], recent: Sequence[str], notice: str) -> None:
-        self._found, self._recent, self._notice = found, recent, notice
+    def __init__(self, report: Mapping[str, Any], recent: Sequence[str], notice: str) -> None:
+        self._report, self._recent, self._notice = report, recent, notice
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        found = self._found
-        panels = [_indexer(found), _serving(found), _store(found), _recall(found)]
+        report = self._report
+        panels = [_indexer(report), _serving(report), _store(report), _recall(report)]
         columns = 2 if options.max_width >= 76 else 1
         grid = Table.grid(expand=True)
         for _ in range(columns):
             grid.add_column(ratio=1)
         for first in range(0, len(panels), columns):
             grid.add_row(*panels[first : first + columns])
-        above = Group(_head(found, self._notice), grid, _layers(found))
+        above = Group(_head(report, self._notice), grid, _layers(report))
         used = len(console.render_lines(above, options.update(height=None)))
         lines = max(0, (options.height or console.height) - used - 2)
         yield above
         if lines:
-            yield _events(found, self._recent[-lines:])
+            yield _events(report, self._recent[-lines:])
 
 
-def _head(found: Mapping[str, Any], notice: str) -> Text:
-    pattern = str(found["pattern"] or "")
+def _head(report: Mapping[str, Any], notice: str) -> Text:
+    pattern = str(report["pattern"] or "")
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append("sgl-indexcache ", style="bold")
-    text.append(f"{found['version']}  {found['url']}  {found['model']}\n")
-    text.append("active" if found["active"] else "not active", style="green" if found["active"] else "bold red")
-    text.append(f"  {pattern.count('F')} Full, {pattern.count('S')} Shared  scoring {found['scoring']}  ")
-    span = found["interval_s"]
+    text.append(f"{report['version']}  {report['url']}  {report['model']}\n")
+    text.append("active" if report["active"] else "not active", style="green" if report["active"] else "bold red")
+    text.append(f"  {pattern.count('F')} Full, {pattern.count('S')} Shared  scoring {report['scoring']}  ")
+    span = report["interval_s"]
     text.append("since the start" if span is None else f"last {span:.0f} s", style="dim")
     if notice:
         text.append(f"\n{notice}", style="bold red")
@@ -95,8 +95,8 @@ def _bar(value: float | None, text: str) -> RenderableType:
     return grid
 
 
-def _indexer(found: Mapping[str, Any]) -> Panel:
-    keys, rows = found["indexer"]["keys"], found["indexer"]["rows"]
+def _indexer(report: Mapping[str, Any]) -> Panel:
+    keys, rows = report["indexer"]["keys"], report["indexer"]["rows"]
     by_reason = keys["skipped_share_by_reason"]
     return _panel(
         "indexer",
@@ -110,8 +110,8 @@ def _indexer(found: Mapping[str, Any]) -> Panel:
     )
 
 
-def _serving(found: Mapping[str, Any]) -> Panel:
-    serving, latency = found["serving"], found["latency"]
+def _serving(report: Mapping[str, Any]) -> Panel:
+    serving, latency = report["serving"], report["latency"]
     if serving is None or latency is None:
         return _panel("serving", [("latencies", "need --enable-metrics")])
     speed = f"in {count(serving['prompt_tokens'])}, out {count(serving['generated_tokens'])}"
@@ -129,12 +129,12 @@ def _serving(found: Mapping[str, Any]) -> Panel:
     )
 
 
-def _quantiles(found: Mapping[str, float] | None) -> str:
-    return NONE if found is None else f"{found['p50']:.0f} ms, p90 {found['p90']:.0f}, p99 {found['p99']:.0f}"
+def _quantiles(times: Mapping[str, float] | None) -> str:
+    return NONE if times is None else f"{times['p50']:.0f} ms, p90 {times['p90']:.0f}, p99 {times['p99']:.0f}"
 
 
-def _store(found: Mapping[str, Any]) -> Panel:
-    store, snapshots = found["store"], found["snapshots"]
+def _store(report: Mapping[str, Any]) -> Panel:
+    store, snapshots = report["store"], report["snapshots"]
     slots = store["held"] + store["live"] + store["free"]
     return _panel(
         "index store",
@@ -148,10 +148,10 @@ def _store(found: Mapping[str, Any]) -> Panel:
     )
 
 
-def _recall(found: Mapping[str, Any]) -> Panel:
-    recall = found["recall"]
+def _recall(report: Mapping[str, Any]) -> Panel:
+    recall = report["recall"]
     below = recall["mean"] is not None and recall["mean"] < recall["floor"]
-    kernels = {phase: ", ".join(sorted(set(used.values()))) for phase, used in found["kernels"].items()}
+    kernels = {phase: ", ".join(sorted(set(used.values()))) for phase, used in report["kernels"].items()}
     return _panel(
         "recall and kernels",
         [
@@ -164,10 +164,10 @@ def _recall(found: Mapping[str, Any]) -> Panel:
     )
 
 
-def _layers(found: Mapping[str, Any]) -> Panel:
-    floor = found["recall"]["floor"]
+def _layers(report: Mapping[str, Any]) -> Panel:
+    floor = report["recall"]["floor"]
     cells = []
-    for layer in found["layers"]:
+    for layer in report["layers"]:
         full, recall = layer["kind"] == "F", layer["recall"]
         style = "bold cyan" if full else "dim"
         if full and recall is not None and recall < floor:
@@ -175,13 +175,15 @@ def _layers(found: Mapping[str, Any]) -> Panel:
         note = f"{100 * recall:.0f}" if full and recall is not None else ""
         cells.append(Text(f"{layer['kind']}{note}", style=style))
     note = (
-        "layers (F with its recall in %)" if any(layer["recall"] is not None for layer in found["layers"]) else "layers"
+        "layers (F with its recall in %)"
+        if any(layer["recall"] is not None for layer in report["layers"])
+        else "layers"
     )
     return Panel(Columns(cells, padding=(0, 1)), title=note, title_align="left", border_style="dim", padding=(0, 1))
 
 
-def _events(found: Mapping[str, Any], recent: Sequence[str]) -> RenderableType:
-    events = found["events"]
+def _events(report: Mapping[str, Any], recent: Sequence[str]) -> RenderableType:
+    events = report["events"]
     dropped = f", {count(events['dropped'])} dropped" if events["dropped"] else ""
     lines = [Text(f"events: {count(events['total'])}{dropped}", style="dim")]
     return Group(*lines, *(Text(line, no_wrap=True, overflow="ellipsis") for line in recent))

@@ -62,10 +62,10 @@ class Source:
         Raises:
             NoAnswerError: nobody answers. TopError: whoever answers is no SGLang with this plugin in force.
         """
-        found = self._get("/server_info")
-        if found is None:
+        answer = self._get("/server_info")
+        if answer is None:
             raise TopError(f"the server at {self.url} has no /server_info: it is not SGLang; give its --url")
-        states = _states(found)
+        states = _states(answer)
         if states is None:
             raise TopError(f"the answer of {self.url}/server_info is not SGLang's; give the --url of a server of it")
         mine = [state["indexcache"] for state in states if isinstance(state.get("indexcache"), dict)]
@@ -76,7 +76,7 @@ class Source:
         telemetry = [state.get("telemetry") for state in mine]
         if not all(isinstance(one, dict) and isinstance(one.get("metrics"), dict) for one in telemetry):
             raise TopError(f"the server at {self.url} runs another version of sgl_indexcache; use that version's top")
-        info = json.loads(found)
+        info = json.loads(answer)
         return Sample(
             moment=time.monotonic(),
             model=clean(info.get("served_model_name") or info.get("model_path") or ""),
@@ -121,27 +121,27 @@ def _cleaned(value: Any) -> Any:
 
 def _states(text: str) -> list[dict[str, Any]] | None:
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    states = found.get("internal_states") if isinstance(found, dict) else None
+    states = document.get("internal_states") if isinstance(document, dict) else None
     return states if isinstance(states, list) and all(isinstance(state, dict) for state in states) else None
 
 
 def _stream(telemetry: Mapping[str, Any]) -> tuple[str, str]:
-    found = telemetry["events"]
-    return (str(found.get("address")), str(found.get("replay_address"))) if isinstance(found, dict) else ("", "")
+    events = telemetry["events"]
+    return (str(events.get("address")), str(events.get("replay_address"))) if isinstance(events, dict) else ("", "")
 
 
 def _together(ranks: list[Mapping[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for metrics in ranks:
         for name, value in metrics.items():
             if not isinstance(value, int | float) or not name.startswith(names.PREFIX):
                 continue
             name = clean(name)
-            if name in found and name.partition("{")[0] in _ADDED:
-                found[name] += value
+            if name in totals and name.partition("{")[0] in _ADDED:
+                totals[name] += value
             else:
-                found[name] = min(found[name], value) if name == names.ACTIVE.name and name in found else value
-    return found
+                totals[name] = min(totals[name], value) if name == names.ACTIVE.name and name in totals else value
+    return totals

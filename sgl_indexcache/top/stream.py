@@ -48,9 +48,9 @@ class Recent:
         """One a event, newest last."""
         return [line(envelope) for envelope in self.envelopes]
 
-    def described(self, most: int = 20) -> list[dict[str, Any]]:
+    def described(self, limit: int = 20) -> list[dict[str, Any]]:
         """The newest for JSON."""
-        return [msgspec.to_builtins(envelope) for envelope in list(self.envelopes)[-most:]]
+        return [msgspec.to_builtins(envelope) for envelope in list(self.envelopes)[-limit:]]
 
 
 def line(envelope: Envelope) -> str:

@@ -294,7 +294,7 @@ def test_recall_is_that_of_the_sampled_rows(device: str) -> None:
     )
     context.two_level.refresh()
     recall = context.two_level.work.layers[LAYER]
-    assert (recall.rows, recall.wanted, recall.found) == (len(samples), len(samples) * TOPK, hits)
+    assert (recall.rows, recall.expected, recall.held) == (len(samples), len(samples) * TOPK, hits)
     assert context.two_level.work.keys_sampled == int((samples + 1).sum())
     assert context.two_level.work.layers[2].rows == 0
     assert int(context.records.guard[1].sum(0)[1]) == hits

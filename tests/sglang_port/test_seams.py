@@ -57,7 +57,7 @@ def test_the_sentence_names_seam_and_both_versions(monkeypatch: pytest.MonkeyPat
         proof.verify("cpu")
     sentence = str(caught.value)
     assert "cpu-allocator" in sentence
-    assert f"SGLang {version.found()} found, 0.5.17 supported" in sentence
+    assert f"SGLang {version.installed()} found, 0.5.17 supported" in sentence
     assert "\n" not in sentence
 
 
@@ -78,7 +78,7 @@ def test_nothing_installed_is_nothing_in_force(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_another_sglang_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(version, "found", lambda: "0.5.23")
+    monkeypatch.setattr(version, "installed", lambda: "0.5.23")
     with pytest.raises(SeamError, match=r"seam attention-backend .*SGLang 0\.5\.23 found, 0\.5\.17 supported"):
         proof.verify("cpu")
 

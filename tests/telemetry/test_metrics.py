@@ -70,7 +70,7 @@ def test_exact_scoring() -> None:
 
 def two_level() -> Any:
     work = TwoLevelWork(rows=6, exact_rows=4, exact_keys=50, keys_seen=200, keys_scored=120, summaries_scored=9)
-    work.layers[0] = LayerRecall(rows=2, wanted=64, found=60, fallbacks=3)
+    work.layers[0] = LayerRecall(rows=2, expected=64, held=60, fallbacks=3)
     return SimpleNamespace(work=work, records=SimpleNamespace(used_bytes=1000, valid_pages=7, pages=10))
 
 

@@ -11,17 +11,17 @@ MIN_WIDTH = 16
 """Columns are padded to this number at least, which a matrix instruction takes."""
 
 
-def attention_distribution(q: torch.Tensor, k: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:
-    """p float32 [B, R, S]: attention summed over heads and normalised; zero where nothing is seen.
+def attention_distribution(q: torch.Tensor, k: torch.Tensor, visible: torch.Tensor, scale: float) -> torch.Tensor:
+    """p float32 [B, R, S]: attention summed over heads and normalised; zero at keys that are not visible.
 
-    q [B, h, R, d] and k [B, h, S, d] in bf16, fp16 or fp32 may be strided, but for their last dimension; seen bool
+    q [B, h, R, d] and k [B, h, S, d] in bf16, fp16 or fp32 may be strided, but for their last dimension; visible bool
     [B, R, S]. Raises ValueError for other strides.
     """
     batch, heads, rows, width = q.shape
     keys = k.shape[2]
     if q.stride(-1) != 1 or k.stride(-1) != 1:
         raise ValueError("the columns of q and k must be contiguous")
-    mask = seen.expand(batch, rows, keys).contiguous().view(torch.uint8)
+    mask = visible.expand(batch, rows, keys).contiguous().view(torch.uint8)
     below = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
     out = torch.empty(batch, rows, keys, dtype=torch.float32, device=q.device)
     strides = (*q.stride()[:3], *k.stride()[:3])

@@ -31,12 +31,12 @@ def _tile(
 
 @jit
 def denominators_kernel(
-    q, k, seen, out, rows, keys,
+    q, k, visible, out, rows, keys,
     stride_qb, stride_qh, stride_qr, stride_kb, stride_kh, stride_kr, scale,
     H: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TILES: tl.constexpr,
 ):  # fmt: skip
-    """log sum exp over seen keys of BM rows of one head: out [B, H, rows] float32."""
+    """log sum exp over visible keys of BM rows of one head: out [B, H, rows] float32."""
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.arange(0, W)
@@ -45,7 +45,7 @@ def denominators_kernel(
     for tile in range(TILES):
         key = tile * BN + tl.arange(0, BN)
         inside = (row[:, None] < rows) & (key[None, :] < keys)
-        mask = tl.load(seen + (batch * rows + row[:, None]) * keys + key[None, :], mask=inside, other=0) != 0
+        mask = tl.load(visible + (batch * rows + row[:, None]) * keys + key[None, :], mask=inside, other=0) != 0
         logits = _tile(
             q + batch * stride_qb, k + batch * stride_kb, row, key, column, head, rows, keys,
             stride_qh, stride_qr, stride_kh, stride_kr, scale, D,
@@ -59,7 +59,7 @@ def denominators_kernel(
 
 @jit
 def summed_kernel(
-    q, k, seen, denominators, out, rows, keys,
+    q, k, visible, denominators, out, rows, keys,
     stride_qb, stride_qh, stride_qr, stride_kb, stride_kh, stride_kr, scale,
     H: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def summed_kernel(
     column = tl.arange(0, W)
     inside = (row[:, None] < rows) & (key[None, :] < keys)
     where = (batch * rows + row[:, None]) * keys + key[None, :]
-    mask = tl.load(seen + where, mask=inside, other=0) != 0
+    mask = tl.load(visible + where, mask=inside, other=0) != 0
     total = tl.zeros((BM, BN), tl.float32)
     # Nothing to add where a whole tile lies after its queries, or outside their documents and selections.
     if tl.max(tl.max(mask.to(tl.int32), 1), 0) > 0:

@@ -11,8 +11,8 @@ The two differ by what does not depend on q (the mean of the entropies against t
 gradients for the indexer are the same.
 
     q, k     [B, h, R, d], [B, h, S, d]   queries and keys of one layer's attention
-    scores   [B, R, S]                    index scores I; what is not seen is masked here
-    seen     bool [B, R, S]               what each query may attend to; at least one key each
+    scores   [B, R, S]                    index scores I; what is not visible is masked here
+    visible  bool [B, R, S]               what each query may attend to; at least one key each
     results  in float64 if an input is float64, else in float32
 """
 
@@ -26,10 +26,10 @@ TINY = 1e-30
 """Below every probability that float32 holds with full precision; keeps 0 log 0 at 0."""
 
 
-def attention_distribution(q: torch.Tensor, k: torch.Tensor, seen: torch.Tensor, scale: float) -> torch.Tensor:
-    """p [B, R, S]: attention summed over heads and normalised; zero where nothing is seen."""
+def attention_distribution(q: torch.Tensor, k: torch.Tensor, visible: torch.Tensor, scale: float) -> torch.Tensor:
+    """p [B, R, S]: attention summed over heads and normalised; zero at keys that are not visible."""
     logits = wide(torch.matmul(q, k.mT)) * scale
-    return logits.masked_fill(~seen[:, None], float("-inf")).softmax(-1).mean(1)
+    return logits.masked_fill(~visible[:, None], float("-inf")).softmax(-1).mean(1)
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -37,23 +37,23 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
     return -(p * p.clamp(min=TINY).log()).sum(-1)
 
 
-def divergence(p: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """KL(p || softmax(scores over seen)) [B, R], in nats; the gradient reaches the scores."""
-    guess = wide(scores).masked_fill(~seen, float("-inf")).log_softmax(-1).masked_fill(~seen, 0.0)
+def divergence(p: torch.Tensor, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """KL(p || softmax(scores over visible)) [B, R], in nats; the gradient reaches the scores."""
+    guess = wide(scores).masked_fill(~visible, float("-inf")).log_softmax(-1).masked_fill(~visible, 0.0)
     return -(p * guess).sum(-1) - entropy(p)
 
 
-def mass_on_best(p: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor, topk: int) -> torch.Tensor:
-    """Share [B, R] of p on the topk positions that score best among those seen."""
-    masked = scores.masked_fill(~seen, float("-inf"))
+def mass_on_best(p: torch.Tensor, scores: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
+    """Share [B, R] of p on the topk positions that score best among those visible."""
+    masked = scores.masked_fill(~visible, float("-inf"))
     return p.gather(-1, masked.topk(min(topk, p.shape[-1]), dim=-1, sorted=False).indices).sum(-1)
 
 
-def mean_of_divergences(layers: Sequence[torch.Tensor], scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def mean_of_divergences(layers: Sequence[torch.Tensor], scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """The sum form [B, R] over the distributions of all served layers."""
-    return torch.stack([divergence(p, scores, seen) for p in layers]).mean(0)
+    return torch.stack([divergence(p, scores, visible) for p in layers]).mean(0)
 
 
-def divergence_to_mean(layers: Sequence[torch.Tensor], scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def divergence_to_mean(layers: Sequence[torch.Tensor], scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """The mean form [B, R] over the distributions of all served layers."""
-    return divergence(torch.stack(list(layers)).mean(0), scores, seen)
+    return divergence(torch.stack(list(layers)).mean(0), scores, visible)

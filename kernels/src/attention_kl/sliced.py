@@ -44,7 +44,7 @@ class _Job:
     """Everything without a gradient; see attention_kl."""
 
     layers: tuple[Attention, ...]
-    seen: Callable[[int, int], torch.Tensor]
+    visible: Callable[[int, int], torch.Tensor]
     weights: torch.Tensor
     topk: int | None
     rows: int
@@ -54,7 +54,7 @@ class _Job:
 def attention_kl(
     guess: Guess,
     layers: Sequence[Attention],
-    seen: Callable[[int, int], torch.Tensor],
+    visible: Callable[[int, int], torch.Tensor],
     weights: torch.Tensor,
     *,
     topk: int | None = None,
@@ -65,7 +65,7 @@ def attention_kl(
 
     guess    the indexer's queries, keys and gates
     layers   attention of the layers; nothing flows back into them
-    seen     (begin, end) -> bool [B, end - begin, S], what the queries begin..end may attend to
+    visible  (begin, end) -> bool [B, end - begin, S], what the queries begin..end may attend to
     weights  [B, R] of each query; the caller normalises them
     topk     also measure the attention's mass on the topk best scores; it costs a top-k a slice
     rows     queries of a slice
@@ -79,7 +79,7 @@ def attention_kl(
         from sgl_indexcache.kernels.attention_kl import cuda
 
         distribution = cuda.attention_distribution
-    job = _Job(tuple(layers), seen, weights, topk, rows, distribution)
+    job = _Job(tuple(layers), visible, weights, topk, rows, distribution)
     loss, figures = _Sliced.apply(*guess, job)  # type: ignore[no-untyped-call]
     return loss, figures
 
@@ -95,12 +95,12 @@ class _Sliced(torch.autograd.Function):
         grads = [torch.empty_like(q), torch.zeros_like(wide(k)), torch.empty_like(gates)] if learn else []
         for begin in range(0, q.shape[1], job.rows):
             end = min(q.shape[1], begin + job.rows)
-            seen, weights = job.seen(begin, end), job.weights[:, begin:end]
-            p = torch.stack([job.distribution(a.q[:, :, begin:end], a.k, seen, a.scale) for a in job.layers]).mean(0)
+            visible, weights = job.visible(begin, end), job.weights[:, begin:end]
+            p = torch.stack([job.distribution(a.q[:, :, begin:end], a.k, visible, a.scale) for a in job.layers]).mean(0)
             inputs = [x.detach().requires_grad_(learn) for x in (q[:, begin:end], k, gates[:, begin:end])]
             with torch.set_grad_enabled(learn):
                 scores = score_all(*inputs)
-                loss = (divergence(p, scores, seen) * weights).sum()
+                loss = (divergence(p, scores, visible) * weights).sum()
             if learn:
                 of_q, of_k, of_gates = torch.autograd.grad(loss, inputs)
                 grads[0][:, begin:end], grads[2][:, begin:end] = of_q, of_gates
@@ -108,7 +108,7 @@ class _Sliced(torch.autograd.Function):
             total += loss.detach()
             figures[0] += (entropy(p) * weights).sum()
             if job.topk is not None:
-                figures[1] += (mass_on_best(p, scores.detach(), seen, job.topk) * weights).sum()
+                figures[1] += (mass_on_best(p, scores.detach(), visible, job.topk) * weights).sum()
         if learn:
             ctx.save_for_backward(grads[0], grads[1].to(k.dtype), grads[2])
         ctx.mark_non_differentiable(figures)

@@ -9,7 +9,7 @@ import torch
 BLOCK = 4
 """Columns whose maximum is kept."""
 MIN_BLOCKS = 3
-"""Blocks a selected position from which on the search goes by block maxima; with fewer it takes longer so."""
+"""Blocks a selected position from which on block maxima narrow the search; with fewer it takes longer so."""
 FEW_THREADS = 2
 """Up to so many threads of torch, one thread of NumPy is faster: it takes a third of one thread of torch's time."""
 SCORES_AT_ONCE = 1 << 19
@@ -28,8 +28,8 @@ def select(scores: torch.Tensor, lengths: torch.Tensor, k: int) -> torch.Tensor:
         return out
     columns = torch.arange(width, device=scores.device)
     # Columns that every row may see need no mask: in a prefill that is all but the last few.
-    seen_by_all = int(lengths.min())
-    scores[:, seen_by_all:].masked_fill_(columns[seen_by_all:] >= lengths.unsqueeze(1), float("-inf"))
+    shortest = int(lengths.min())
+    scores[:, shortest:].masked_fill_(columns[shortest:] >= lengths.unsqueeze(1), float("-inf"))
     if width > k and scores.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS:
         step = max(1, SCORES_AT_ONCE // width)
         for into, part, length in zip(*(torch.split(t, step) for t in (out, scores, lengths)), strict=True):

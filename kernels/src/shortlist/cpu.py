@@ -69,13 +69,13 @@ def select_listed(
     step = max(1, min(ROWS_AT_ONCE, budget_bytes // (4 * PAGE * pages.shape[1])))
     for begin in range(0, len(lengths), step):
         part = slice(begin, begin + step)
-        lines, seen = group[part].long(), lengths[part].long()
+        lines, length = group[part].long(), lengths[part].long()
         scores = _score_listed(q[part], w[part], index_k, pages[lines])
         if initial:
             scores[:, :initial] = float("inf")
         if local:
-            scores.scatter_(1, (seen.unsqueeze(1) - 1 - torch.arange(local)).clamp(min=0), float("inf"))
-        out[part] = to_positions(select(scores, seen, k), names[lines])
+            scores.scatter_(1, (length.unsqueeze(1) - 1 - torch.arange(local)).clamp(min=0), float("inf"))
+        out[part] = to_positions(select(scores, length, k), names[lines])
 
 
 def _score_listed(q: torch.Tensor, w: torch.Tensor, keys: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:

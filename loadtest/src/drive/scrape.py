@@ -182,10 +182,10 @@ def series_name(name: str, labels: Mapping[str, str]) -> str:
 
 def recall(values: Mapping[str, float]) -> dict[str, float]:
     """Measured recall since the server's start, once there is any."""
-    found, missed = (
+    hits, missed = (
         values.get(f'{_OURS}recall_positions_total{{result="{kind}"}}', 0.0) for kind in ("found", "missed")
     )
-    return {"indexcache.recall": found / (found + missed)} if found + missed else {}
+    return {"indexcache.recall": hits / (hits + missed)} if hits + missed else {}
 
 
 def numbers(tree: dict[str, Any], name: str) -> list[tuple[str, float]]:

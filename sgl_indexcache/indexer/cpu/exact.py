@@ -127,9 +127,9 @@ class Selector:
             start = max(0, min(span.rows, self.topk - (span.length - span.rows)))
             first, last = span.first, span.first + span.rows
             if start:
-                seen = rows.length[first : first + start]
+                lengths = rows.length[first : first + start]
                 ramp = torch.arange(min(self.topk, span.length), dtype=torch.int32)
-                out[first : first + start, : ramp.numel()] = torch.where(ramp < seen.unsqueeze(1), ramp, -1)
+                out[first : first + start, : ramp.numel()] = torch.where(ramp < lengths.unsqueeze(1), ramp, -1)
                 if known is not None:
                     known.margin[first : first + start] = float("inf")
             if start == span.rows or (known is not None and bool(known.settled[first + start : last].all())):
@@ -153,9 +153,9 @@ class Selector:
         elif not known.settled[begin:end].all():
             # All rows are projected, so that the products have the shape that they have without `known`.
             q, gates = queries(slice(begin, end))
-            wanted = self._wanted(known.settled[begin:end], q.shape[1], _aligned(int(lengths.max())))
-            known.settled[begin:end] = ~wanted
-            picked = wanted.nonzero().squeeze(1)
+            to_score = self._to_score(known.settled[begin:end], q.shape[1], _aligned(int(lengths.max())))
+            known.settled[begin:end] = ~to_score
+            picked = to_score.nonzero().squeeze(1)
             scores = self._scores(q, gates, past, lengths, picked)
             out[begin + picked] = select(scores, lengths[picked], self.topk)
             measure(known, begin + picked, scores)
@@ -163,14 +163,14 @@ class Selector:
     def _rows_per_tile(self, heads: int, width: int) -> int:
         return max(1, TILE_PRODUCTS // (heads * min(width, KEYS_PER_TILE)))
 
-    def _wanted(self, known: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+    def _to_score(self, known: torch.Tensor, heads: int, width: int) -> torch.Tensor:
         """Rows bool `[R]` to score: those not known, and all of a tile in which too few are left (LEAST_PRODUCTS)."""
-        wanted = ~known
+        to_score = ~known
         step = self._rows_per_tile(heads, width)
-        for tile in torch.split(wanted, step):
+        for tile in torch.split(to_score, step):
             if 0 < int(tile.sum()) * heads < LEAST_PRODUCTS:
                 tile.fill_(True)
-        return wanted
+        return to_score
 
     def _scores(
         self,

@@ -66,13 +66,13 @@ class DecodeLists:
         lengths = lengths.long()
         complete = (lengths - 1) // PAGE
         listed = complete > self._n
-        seen, short = int(lengths.sum()), int(lengths[~listed].sum())
+        total, short = int(lengths.sum()), int(lengths[~listed].sum())
         own = lengths[listed] - complete[listed] * PAGE
         sampled = listed & self._guard.sampled(lengths - 1)
         work.rows += layers * int(listed.sum())
         work.exact_rows += layers * int((~listed).sum())
         work.exact_keys += layers * short
-        work.keys_seen += layers * seen
+        work.keys_seen += layers * total
         work.keys_scored += layers * (short + self._n * PAGE * len(own) + int(own.sum()))
         work.summaries_scored += layers * int(complete[listed].sum())
         work.keys_sampled += layers * int(lengths[sampled].sum())

@@ -35,8 +35,8 @@ class Server:
     def __init__(self) -> None:
         self.work = IndexerWork(full_rows=100, full_keys=10_000, shared_rows=200, shared_keys=20_000)
         self.two_level = TwoLevelWork(rows=60, exact_rows=40, exact_keys=2_000, keys_seen=10_000, keys_scored=6_000)
-        self.two_level.layers[0] = LayerRecall(rows=4, wanted=256, found=250)
-        self.two_level.layers[3] = LayerRecall(rows=4, wanted=256, found=200)
+        self.two_level.layers[0] = LayerRecall(rows=4, expected=256, held=250)
+        self.two_level.layers[3] = LayerRecall(rows=4, expected=256, held=200)
         self.events: dict[str, str] | None = None
         self.model = "some-model"
         self.asked: list[tuple[str, str | None]] = []

@@ -82,7 +82,7 @@ def test_what_the_device_counted_is_reported_once() -> None:
     for _ in range(2):
         two_level.refresh()
         recall = two_level.work.layers[5]
-        assert (recall.rows, recall.wanted, recall.found, recall.fallbacks) == (2, 2 * TOPK, 70, 1)
+        assert (recall.rows, recall.expected, recall.held, recall.fallbacks) == (2, 2 * TOPK, 70, 1)
         after = two_level.work.snapshot()
         assert after["keys_sampled"] == before["keys_sampled"] + 20 * PAGE
         # Counters, which only rise, must not be taken back when the device is heard.

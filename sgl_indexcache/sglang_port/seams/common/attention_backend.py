@@ -96,7 +96,7 @@ def _on_cuda(model_runner: "ModelRunner", pattern: Pattern, settings: Settings, 
 def check_carry(model: Any, pattern: Pattern) -> None:
     """Raise SeamError unless every layer of the loaded model reuses or selects as the pattern says.
 
-    `skip_topk` is what SGLang's carry goes by (models/deepseek_v2.py:1822-1858).
+    SGLang's carry follows `skip_topk` (models/deepseek_v2.py:1822-1858).
     """
     layers = model.model.layers
     loaded = "".join("S" if layer.self_attn.skip_topk else "F" for layer in layers)

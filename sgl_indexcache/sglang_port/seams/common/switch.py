@@ -82,8 +82,8 @@ def _captured(runner: Any, phase: str) -> bool:
     """Whether this phase runs from a graph; graph-less phases have no runner or SGLang's eager one."""
     from sglang.srt.model_executor.runner import EagerRunner
 
-    found = getattr(runner, f"{phase}_cuda_graph_runner")
-    return found is not None and not isinstance(found, EagerRunner)
+    graphs = getattr(runner, f"{phase}_cuda_graph_runner")
+    return graphs is not None and not isinstance(graphs, EagerRunner)
 
 
 def _probe() -> str:
@@ -91,8 +91,8 @@ def _probe() -> str:
     from sglang.srt.managers.scheduler import Scheduler
 
     for name, parameter in (("is_fully_idle", "self"), ("flush_cache", "empty_cache")):
-        found = getattr(Scheduler, name, None)
-        if found is None or parameter not in inspect.signature(found).parameters:
+        method = getattr(Scheduler, name, None)
+        if method is None or parameter not in inspect.signature(method).parameters:
             raise BrokenSeamError(f"Scheduler.{name} does not exist, or not with the argument {parameter}")
     if SetInternalStateReq(server_args=wire.encode(Pattern("FS"))).server_args != wire.encode(Pattern("FS")):
         raise BrokenSeamError("SetInternalStateReq does not carry the payload")

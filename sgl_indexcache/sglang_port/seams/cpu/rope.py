@@ -18,14 +18,14 @@ _PARAMETERS = (
 
 
 def _rope(original: Any, *args: Any, **kwargs: Any) -> Any:
-    given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
-    scaling = given.get("rope_scaling")
+    arguments = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
+    scaling = arguments.get("rope_scaling")
     if scaling is not None and scaling.get("rope_type") not in (None, "default"):
         return original(*args, **kwargs)
     from sglang.srt.layers.rotary_embedding.factory import get_rope
 
-    given.pop("device", None)
-    return get_rope(**given)
+    arguments.pop("device", None)
+    return get_rope(**arguments)
 
 
 SEAM = Seam(
