@@ -13,7 +13,6 @@ What was counted while the windows are continued is nearly all of decode steps, 
 """
 
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -34,8 +33,9 @@ from sgl_indexcache.nano.phrases import FAMILIES, phrases
 from sgl_indexcache.nano.studies.trained import SEED
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.tasks import needle_batch, windows
-from sgl_indexcache.results import device, machine, versions
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.served/5"
 FLAGS = (
     *("--dtype", "float32", "--mem-fraction-static", "0.3", "--max-total-tokens", "20000", "--random-seed", "0"),
     *("--chunked-prefill-size", "2048", "--max-running-requests", "4", "--log-level", "warning"),
@@ -209,17 +209,13 @@ def command(
     text = read_shard(data, "heldout", torch.device("cpu"))
     tasks = [Tasks.draw(text, length, prompts, continued, needles) for length in lengths]
     document: dict[str, Any] = {
-        "schema": 4,
-        "versions": versions(),
-        "machine": {**machine(), **device()},
         "flags": flags,
         "prompts": prompts,
         "two_level": [],
     }
 
     def write() -> None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(out, SCHEMA, document, on_device=True)
 
     with tempfile.TemporaryDirectory() as folder:
         document["exact"] = serve({"mode": "exact"}, tasks, flags, Path(folder))

@@ -7,7 +7,6 @@ training model's projections, in float32. A share is the part of the last row's 
 and all page summaries take together.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -30,7 +29,9 @@ from sgl_indexcache.nano.studies.two_level import Sequence, select_exactly
 from sgl_indexcache.nano.training.measures import digits_right
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.tasks import needle_batch, windows
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.shortlist/4"
 EVERY = 64
 """One row in so many is compared with exact scoring."""
 BLOCK = 64
@@ -230,9 +231,7 @@ def command(
     text = read_shard(data, "heldout", torch.device("cpu"))
     model = TwoLevelModel()
     document: dict[str, Any] = {
-        "schema": 3,
-        "versions": {"torch": torch.__version__},
-        "machine": {"threads": torch.get_num_threads(), "device": "cpu"},
+        "threads": torch.get_num_threads(),
         "model": {"topk": NANO.index_topk, "layers": NANO.num_hidden_layers},
         "rows": [],
         "needles": [],
@@ -240,8 +239,7 @@ def command(
 
     def write() -> None:
         document["seconds"] = round(time.monotonic() - begun, 1)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(out, SCHEMA, document)
 
     # Hours on a small machine: what is known is on disk.
     for length in lengths if sequences else ():

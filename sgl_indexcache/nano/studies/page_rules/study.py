@@ -40,7 +40,9 @@ from sgl_indexcache.nano.training.device import default_device
 from sgl_indexcache.nano.training.measures import DEPTHS, digits_right
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.tasks import Batch, needle_batch, windows
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.page_rules/3"
 SLICE = 1 << 27
 """Products of one slice of rows, which take four bytes each."""
 
@@ -246,16 +248,13 @@ def command(
     model = Study().to(device)
     layers = NANO.num_hidden_layers
     document: dict[str, Any] = {
-        "schema": 2,
-        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
-        "machine": {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "tf32": tf32},
+        "tf32": tf32,
         "model": {"topk": NANO.index_topk, "layers": layers},
         "length": length,
         "share": share,
         "sequences": sequences,
         "rules": {},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     exact: tuple[torch.Tensor, list[bool]] | None = None
     for name in dict.fromkeys(("exact", *rules)):
         rule = RULES[name]
@@ -274,4 +273,4 @@ def command(
         document["rules"][name] = entry
         print(name, json.dumps(entry), flush=True)
         # What is known is on disk, should the rest take too long.
-        out.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(out, SCHEMA, document, on_device=True)
