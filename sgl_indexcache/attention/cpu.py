@@ -1,6 +1,6 @@
 """The CPU backend: DSA attention in torch under the unmodified SGLang engine.
 
-Registered under the same name as the GPU backend, so that a pattern, a test or a bug report means the same
+Registered under the same name as the CUDA backend, so that a pattern, a test or a bug report means the same
 on both. fp32 and bf16 models; index keys are kept per token in the model's dtype (sglang_port/seams/cpu/pool.py).
 """
 
@@ -48,6 +48,7 @@ class IndexCacheCpuBackend(AttentionBackend):
         self.kernels = {(phase, work): "torch" for phase in ("prefill", "decode") for work in ("indexer", "attention")}
         self.rows = Rows.of([], [], [], 0)
         self.keys_seen = 0
+        # Of two-level scoring: KV pages of each request, requests that bring rows, and each row's request.
         self._page_table = torch.empty(0, 0, dtype=torch.int32)
         self._lines: list[int] = []
         self._line = torch.empty(0, dtype=torch.int32)
@@ -83,14 +84,12 @@ class IndexCacheCpuBackend(AttentionBackend):
         new: list[int],
     ) -> None:
         two_level.clear()
-        if not requests:
-            return
         rows = sum(new)
         two_level.records.take(self.rows.length[:rows] - 1, forward_batch.out_cache_loc[:rows])
         # Slots of a page are consecutive, and positions of a page begin at multiples of it.
-        self._page_table = self.slot_table[requests, : max(lengths) : PAGE].int() // PAGE
+        self._page_table = self.slot_table[requests, : max(lengths, default=0) : PAGE].int() // PAGE
         self._lines = [line for line, count in enumerate(new) if count]
-        self._line = torch.arange(len(requests), dtype=torch.int32).repeat_interleave(torch.tensor(new))
+        self._line = torch.repeat_interleave(torch.tensor(new, dtype=torch.int64)).int()
         two_level.begin(lengths, new, self._page_table, is_request=bool(forward_batch.rids))
 
     def support_triton(self) -> bool:
