@@ -46,14 +46,16 @@ class TwoLevel:
         self.records, self.kernels = records, kernels
         self.rules = Rules(shortlist, guard, topk, min_saved, kernels.group, kernels.min_rows, kernels.max_rows)
         self.work = TwoLevelWork()
+        self._samples = Samples(records, kernels, topk)
         self.configure(records.layers)
 
     def configure(self, layers: Sequence[int]) -> None:
         """Keep records of these Full layers, and forget everything; no request may be running."""
+        # The last forward's samples may still be on their way into the records that go.
+        self._samples.join()
         self.layers = tuple(layers)
         self.records.configure(layers)
         self._reported = torch.zeros(len(layers), COUNTS, dtype=torch.int64)
-        self._samples = Samples(self.records, self.kernels, self.rules.topk)
         self._listed: list[ListedRows] = []
         self._exact: list[ExactRows] = []
         self._fallen: dict[int, set[int]] = {}

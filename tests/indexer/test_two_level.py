@@ -43,7 +43,11 @@ def test_lists_have_an_upper_bound(device: str) -> None:
     assert torch.equal(context.run([LENGTH]), context.defined(shortlist))
 
 
-@pytest.mark.parametrize("ends", [[256, 448, LENGTH], [500, 502, 530, LENGTH]], ids=["chunks", "ragged"])
+@pytest.mark.parametrize(
+    "ends",
+    [[256, 448, LENGTH], [*range(PAGE, LENGTH, PAGE), LENGTH], [500, 502, 530, LENGTH]],
+    ids=["chunks", "pages", "ragged"],
+)
 def test_chunks_and_other_pages_change_nothing(device: str, ends: list[int]) -> None:
     context = Context(device)
     whole = context.run([LENGTH])
@@ -229,6 +233,16 @@ def test_forgetting_makes_summaries_anew(device: str) -> None:
     assert torch.equal(context.forward((table, 8 * PAGE, LENGTH)), context.defined()[8 * PAGE :])
     context.two_level.refresh()
     assert context.records.valid_pages == 0  # layer 2 never ran
+
+
+def test_other_layers_wait_for_the_samples_of_the_layers_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Context("cuda")
+    calls: list[str] = []
+    monkeypatch.setattr(context.two_level._samples, "join", lambda: calls.append("join"))
+    monkeypatch.setattr(context.records, "configure", lambda layers: calls.append(f"configure {layers}"))
+    context.two_level.configure([3])
+    assert calls == ["join", "configure [3]"]
+    assert context.two_level.layers == (3,)
 
 
 def test_rows_whose_lists_save_too_little_are_scored_exactly(device: str) -> None:
