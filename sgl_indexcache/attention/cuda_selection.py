@@ -1,8 +1,8 @@
 """How a Full layer selects on CUDA: the one place that decides it, and does it.
 
-Before a forward the backend says what is coming (`begin_prefill`, `begin_decode`); in a Full layer SGLang's indexer
-asks through one of two doors (sglang_port, seam cuda-indexer), `prefill` or `decode`, with a `Call`. Each makes one
-`Decision` and carries it out:
+Before a forward the backend says what is coming (`take_pages`, `begin_prefill`, `see`); in a Full layer SGLang's
+indexer asks through one of two doors (sglang_port, seam cuda-indexer), `prefill` or `decode`, with a `Call`. Each makes
+one `Decision` and carries it out:
 
     known   a tail snapshot holds the selections: nothing is scored
     listed  two-level scoring: rows that have a shortlist are scored among its keys

@@ -27,7 +27,7 @@ class IndexerTerms(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TensorQueries:
-    """`Queries` that are there already: fp8 [T, H, D] and gates float32 [T, H] of all rows of a forward."""
+    """`Queries` that are projected already: [T, H, D], fp8 on CUDA, and gates float32 [T, H], of T rows."""
 
     queries: torch.Tensor
     gates: torch.Tensor

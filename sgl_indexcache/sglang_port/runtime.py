@@ -12,7 +12,7 @@ from sgl_indexcache.store.check import TreeNode
 
 
 class Tree(Protocol):
-    """The radix tree that holds the store's records (radix.py)."""
+    """The radix tree that holds the store's records (seams/common/radix.py)."""
 
     page_size: int
 

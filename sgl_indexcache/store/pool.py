@@ -30,7 +30,7 @@ class Pool:
     """Slots of `window` rows; plain tensors, no bookkeeping of who holds what.
 
     selections  int32 [layers, slots, window, topk], request-relative, -1 padded
-    margins     float32 [layers, slots, window], see indexer/exact.py
+    margins     float32 [layers, slots, window], see selection/known.py
 
     The memory is taken once; `configure` lays another number of layers over the same bytes. `pinned`: page-locked, for
     copies to and from a CUDA device that nothing waits for.

@@ -57,7 +57,7 @@ class BackendSource(Protocol):
 
 
 class StoreSource(Protocol):
-    """The index store (store/store.py)."""
+    """The index store (store/slots.py)."""
 
     def snapshot(self) -> dict[str, int]: ...
 

@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
             self.simulation.check()
 
 
-class TwinMachine(Machine):
+class WholePrefillMachine(Machine):
     """The same lives where only the very same prefill may be served; each has an order of its own."""
 
     @initialize(slots=st.integers(1, 7))
@@ -114,5 +114,5 @@ class TwinMachine(Machine):
 SETTINGS = settings(max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck), derandomize=True)
 TestMachine = Machine.TestCase
 TestMachine.settings = SETTINGS
-TestTwinMachine = TwinMachine.TestCase
-TestTwinMachine.settings = SETTINGS
+TestWholePrefillMachine = WholePrefillMachine.TestCase
+TestWholePrefillMachine.settings = SETTINGS

@@ -111,7 +111,7 @@ def settle_kernel(
     out_stride, every, named, KP: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Program t: if row t was scored exactly, the count of its selection that its list holds, and that selection in
-    place of the listed one if its context has fallen back. Counts: see decode.select_decoded."""
+    place of the listed one if its context has fallen back. Counts: see reference.select_decoded."""
     row = tl.program_id(0).to(tl.int64)
     length = tl.load(judged + row)
     if length > 0:

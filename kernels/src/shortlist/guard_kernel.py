@@ -73,7 +73,7 @@ def judge_kernel(
     exact, listed, group, page_table, lengths, guard, counts, n, k, listed_stride, counted,
     KP: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Program s: sample s of one request's prefill; see guard.judge."""
+    """Program s: sample s of one request's prefill; see reference.judge."""
     sample = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, KP)
     position = tl.load(exact + sample * k + column, mask=column < k, other=-1)
@@ -89,7 +89,7 @@ def verdicts_kernel(
     guard, page_table, requests, complete, out, guard_stride, table_stride, out_stride, need, floor,
     AT_ONCE: tl.constexpr, JUDGED: tl.constexpr,
 ):  # fmt: skip
-    """Program (l, r): whether context r is to be scored exactly in layer l; see guard.verdicts."""
+    """Program (l, r): whether context r is to be scored exactly in layer l; see reference.verdicts."""
     layer, nth = tl.program_id(0).to(tl.int64), tl.program_id(1)
     table = page_table + tl.load(requests + nth).to(tl.int64) * table_stride
     expected, held = latest_recall(

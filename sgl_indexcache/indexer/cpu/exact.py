@@ -25,10 +25,10 @@ LEAST_SCORES = 1 << 16
 # keep every thread busy. Measured with two.
 MOST_WORKERS = 4
 # A BLAS takes other kernels, with other rounding, for very flat products: fewer than 16 rows on x86-64 with MKL
-# (tests/indexer/test_known_rows.py). A tile of which only a few rows are left to score is therefore scored whole.
+# (tests/indexer/cpu/test_known_rows.py). A tile of which only a few rows are left to score is therefore scored whole.
 LEAST_PRODUCTS = 64
 # Scores are computed for whole groups of this many keys: where the products' rows are not aligned, MKL sums the heads
-# of a query in an order that depends on how many queries there are (tests/indexer/test_known_rows.py).
+# of a query in an order that depends on how many queries there are (tests/indexer/cpu/test_known_rows.py).
 KEYS_ALIGNED = 16
 
 
@@ -143,7 +143,7 @@ class Selector:
                 yield Slice(begin, end, rows.length[begin:end], past)
 
     def _fill(self, part: Slice, queries: Queries, out: torch.Tensor, known: KnownRows | None) -> None:
-        """Write the selections of a slice, and what is asked about them."""
+        """Write the selections of a slice, and the margins of its watched rows."""
         begin, end, lengths, past = part
         if known is None or not known.settled[begin:end].any():
             scores = self._scores(*queries(slice(begin, end)), past, lengths)

@@ -37,39 +37,39 @@ def problem() -> tuple[Rows, torch.Tensor, torch.Tensor, torch.Tensor, torch.Ten
 )
 def test_known_rows_are_left_out_and_the_others_are_as_without(known: list[int], problem: tuple) -> None:
     rows, q, gates, keys, table = problem
-    asked: list[slice] = []
+    parts: list[slice] = []
 
     def queries(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        asked.append(part)
+        parts.append(part)
         return q[part], gates[part]
 
     selector = Selector(TOPK)
     plain = selector(queries, keys, table, rows)
-    every = len(asked)
-    given = known_rows(333, known)
+    count = len(parts)
+    inputs = known_rows(333, known)
     marks = torch.full((TOPK,), 7, dtype=torch.int32)
-    given.selection[known] = marks
-    found = selector(queries, keys, table, rows, given)
-    assert found is given.selection
+    inputs.selection[known] = marks
+    selection = selector(queries, keys, table, rows, inputs)
+    assert selection is inputs.selection
     rest = torch.ones(333, dtype=torch.bool)
     rest[known] = False
-    assert torch.equal(found[rest], plain[rest])
-    left = given.settled.clone()
+    assert torch.equal(selection[rest], plain[rest])
+    left = inputs.settled.clone()
     left[:TOPK] &= False  # rows that see no more than they select are not scored in either case
-    assert (found[left & (rows.length > TOPK)] == 7).all()
-    assert set(given.settled.nonzero().squeeze(1).tolist()) <= set(known)
+    assert (selection[left & (rows.length > TOPK)] == 7).all()
+    assert set(inputs.settled.nonzero().squeeze(1).tolist()) <= set(known)
     if known == list(range(300)):
-        assert len(asked) - every < every
+        assert len(parts) - count < count
 
 
 def test_a_tile_with_few_rows_left_is_scored_whole(problem: tuple) -> None:
     rows, q, gates, keys, table = problem
-    given = known_rows(333, [row for row in range(100, 300) if row != 222])
-    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
-    around = given.settled[200:250]
+    inputs = known_rows(333, [row for row in range(100, 300) if row != 222])
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, inputs)
+    around = inputs.settled[200:250]
     assert HEADS < LEAST_PRODUCTS
     assert not around.all()
-    assert int((~given.settled[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
+    assert int((~inputs.settled[100:300]).sum()) * HEADS >= LEAST_PRODUCTS
 
 
 @pytest.mark.parametrize("keys", [KEYS_ALIGNED, 3 * KEYS_ALIGNED, 256])
@@ -84,7 +84,7 @@ def test_a_score_does_not_depend_on_the_rows_beside_it(rows: int, heads: int, ke
     assert torch.equal(score(q, past, gates)[picked], score(q[picked], past, gates[picked]))
 
 
-def test_scores_are_those_without_given_to_the_bit(problem: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_those_without_known_rows_to_the_bit(problem: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, q, gates, keys, table = problem
     scored: dict[int, torch.Tensor] = {}
 
@@ -117,13 +117,13 @@ def test_margin() -> None:
 
 def test_margins_are_those_of_the_scores(problem: tuple) -> None:
     rows, q, gates, keys, table = problem
-    given = known_rows(333, [])
-    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
-    assert (given.margin[301:325] == float("inf")).all()
+    inputs = known_rows(333, [])
+    Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, inputs)
+    assert (inputs.margin[301:325] == float("inf")).all()
     row = 250
     past = keys[table[1, : int(rows.length[row])].long()]
     ranked = (
         score(q[row : row + 1].double(), past.double(), gates[row : row + 1].double())[0].sort(descending=True).values
     )
     expected = (ranked[TOPK - 1] - ranked[TOPK]) / ranked.abs().max()
-    assert abs(float(given.margin[row]) - float(expected)) < 1e-5
+    assert abs(float(inputs.margin[row]) - float(expected)) < 1e-5

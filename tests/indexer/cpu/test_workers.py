@@ -32,7 +32,9 @@ def test_results_do_not_depend_on_the_number_of_threads(
     known: list[int], onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr("sgl_indexcache.kernels.score.cpu.takes_onednn", lambda *given: onednn and takes_onednn(*given))
+    monkeypatch.setattr(
+        "sgl_indexcache.kernels.score.cpu.takes_onednn", lambda *inputs: onednn and takes_onednn(*inputs)
+    )
     rows = Rows.of([1, 0, 2], [1200, 700, 90], [1000, 400, 1], 1403)
     q, gates, keys = torch.randn(1403, HEADS, DIM), torch.randn(1403, HEADS), torch.randn(2000, DIM)
     table = torch.stack([torch.randperm(2000)[:1200] for _ in range(3)]).int()
@@ -49,13 +51,13 @@ def test_results_do_not_depend_on_the_number_of_threads(
         scored.clear()
         mask = torch.zeros(1403, dtype=torch.bool)
         mask[known] = True
-        given = KnownRows(
+        inputs = KnownRows(
             torch.full((1403, TOPK), -1, dtype=torch.int32), mask, torch.ones_like(mask), torch.zeros(1403)
         )
         with torch.inference_mode():
-            found = Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, given)
+            selection = Selector(TOPK)(lambda part: (q[part], gates[part]), keys, table, rows, inputs)
         assert torch.get_num_threads() == threads
-        return found, given.margin, dict(scored)
+        return selection, inputs.margin, dict(scored)
 
     # Without slices shared out torch's own threads divide every operation.
     alone, together, many = run(1), run(USUAL), run(3)

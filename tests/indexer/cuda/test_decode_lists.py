@@ -1,6 +1,6 @@
 """Lists of decode steps: which steps have them, what the kernels are given, and what is counted.
 
-tests/kernels/interpreted_decode.py shows that the kernels do what they say; tests/gpu runs them in engines.
+tests/kernels/interpreter/shortlist_decode.py shows that the kernels do what they say; tests/gpu runs them in engines.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Seam: change the pattern of a running scheduler, for pattern search (the paper's Algorithm 1).
 
-Through SGLang's own /set_internal_state, whose payload reaches every rank; `search/wire.py` says how it spells a
+Through SGLang's own /set_internal_state, whose payload reaches every rank; `pattern/wire.py` says how it spells a
 pattern. A switch needs an idle scheduler without captured graphs, and empties the radix tree: Shared layers
 store no index keys, so KV computed under one pattern is no prefix for another.
 """
