@@ -11,7 +11,10 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sgl_indexcache.attention.choice import Chooser
 from sgl_indexcache.attention.cuda import IndexCacheCudaBackend, _fa3_takes
 from sgl_indexcache.attention.row_lengths import RowLengths
+from sgl_indexcache.pattern import Pattern
 from sgl_indexcache.settings import Kernels
+
+from ..indexer.context import Context
 
 # Those of conftest.py.
 K, HEADS = 8, 2
@@ -134,6 +137,20 @@ def test_two_level_scoring_is_told_of_every_page_that_begins(backend: IndexCache
     assert two_level.counted[4:] == [[7, 9]], "padding is not counted"
     backend.init_forward_metadata_out_graph(batch(ForwardMode.DECODE, [1]), in_capture=True)
     assert len(two_level.taken) == 5, "a capture writes nothing"
+
+
+def test_another_pattern_is_counted_and_has_records_of_its_own_layers(backend: IndexCacheCudaBackend) -> None:
+    backend.configure(Pattern("FFFS"))
+    assert backend.two_level is None
+    context = Context("cuda")
+    context.records.has_summary.fill_(1)
+    backend.selection.two_level = context.two_level
+    backend.configure(Pattern("FSSFSS"))
+    assert backend.shared_layers == {1, 2, 4, 5}
+    assert context.two_level.layers == context.records.layers == (0, 3)
+    assert not context.records.has_summary.any()
+    backend.init_forward_metadata(batch(ForwardMode.DECODE, [7, 20], out_cache_loc=torch.tensor([6, 19])))
+    assert (backend.work.full_rows, backend.work.shared_rows) == (2 * 2, 4 * 2)
 
 
 @pytest.mark.parametrize(("lengths", "new"), [([5], [5]), ([5, 9], [2, 1]), ([], [])])

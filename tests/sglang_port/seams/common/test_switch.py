@@ -8,6 +8,8 @@ import pytest
 from sgl_indexcache.pattern import Pattern, wire
 from sgl_indexcache.sglang_port import runtime
 from sgl_indexcache.sglang_port.seams.common import switch
+from sgl_indexcache.store import IndexStore, Pool
+from sgl_indexcache.store.pool import slot_bytes
 
 NEW = Pattern("FSSFSS")
 
@@ -15,20 +17,20 @@ NEW = Pattern("FSSFSS")
 class Scheduler:
     """As much of SGLang's as a switch touches."""
 
-    def __init__(self, idle: bool = True, **runners: Any) -> None:
+    def __init__(self, idle: bool = True, flushes_cache: bool = True, **runners: Any) -> None:
         attention = [SimpleNamespace(skip_topk=False, next_skip_topk=False) for _ in range(6)]
         layers = [SimpleNamespace(self_attn=one) for one in attention]
         model = SimpleNamespace(model=SimpleNamespace(layers=layers))
         graphs = {"decode_cuda_graph_runner": None, "prefill_cuda_graph_runner": None, **runners}
         self.tp_worker = SimpleNamespace(model_runner=SimpleNamespace(model=model, **graphs))
-        self.idle, self.flushes, self.attention = idle, 0, attention
+        self.idle, self.flushes_cache, self.flushes, self.attention = idle, flushes_cache, 0, attention
 
     def is_fully_idle(self) -> bool:
         return self.idle
 
     def flush_cache(self, empty_cache: bool = True) -> bool:
-        self.flushes += 1
-        return True
+        self.flushes += self.flushes_cache
+        return self.flushes_cache
 
     def flags(self) -> list[tuple[bool, bool]]:
         return [(one.skip_topk, one.next_skip_topk) for one in self.attention]
@@ -65,10 +67,11 @@ def test_a_switch_sets_flags_backend_and_state_and_empties_the_tree(backend: Any
         (Scheduler(idle=False), wire.encode(NEW), "idle"),
         (Scheduler(decode_cuda_graph_runner=object()), wire.encode(NEW), "decode graphs are captured"),
         (Scheduler(prefill_cuda_graph_runner=object()), wire.encode(NEW), "prefill graphs are captured"),
+        (Scheduler(flushes_cache=False), wire.encode(NEW), "could not be emptied"),
         (Scheduler(), wire.encode(Pattern("FSSFSSF")), "7 letters but the model has 6"),
         (Scheduler(), {**wire.encode(NEW), "indexcache_full_0": 2}, "layer 0"),
     ],
-    ids=["busy", "decode-graph", "prefill-graph", "layers", "first-layer"],
+    ids=["busy", "decode-graph", "prefill-graph", "tree", "layers", "first-layer"],
 )
 def test_a_refusal_changes_nothing(
     backend: Any,
@@ -84,6 +87,19 @@ def test_a_refusal_changes_nothing(
     assert backend.configured == []
     assert runtime.current.pattern == Pattern("FFFFFF")
     assert scheduler.flushes == 0
+
+
+def test_a_switch_goes_to_the_store_which_must_have_room(backend: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool(3 * slot_bytes(1, 4, 8), layers=2, window=4, topk=8)
+    runtime.current.store = store = IndexStore(pool, [0, 3], requests=2, tolerance=1.0)
+    assert not ask(Scheduler(), wire.encode(Pattern("FFFFFS")))
+    assert "too small" in caplog.text
+    assert backend.configured == []
+    assert pool.layers == 2
+    assert ask(Scheduler(), wire.encode(Pattern("FSSSSS")))
+    assert (pool.layers, pool.slots) == (1, 3)
+    store.begin([])
+    assert store.known_rows(0) is None
 
 
 def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
