@@ -4,4 +4,4 @@ from sgl_indexcache.errors import UserError
 
 
 class LiveError(UserError):
-    """A server, a model folder or a file of prompts that cannot be used; the text says what to do."""
+    """A server that does not come up or answer, a folder or file that cannot be used; the text says what to do."""

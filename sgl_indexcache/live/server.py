@@ -15,11 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sgl_indexcache.errors import UserError
-
-
-class LiveError(UserError):
-    """The server did not come up."""
+from sgl_indexcache.live.errors import LiveError
 
 
 def free_port() -> int:
@@ -32,10 +28,11 @@ def free_port() -> int:
 class Server:
     """`sgl-indexcache serve` in a process group of its own; a context manager, or start() and stop().
 
-    arguments   what follows `serve`; host and port are added
-    log         file that takes the server's output
-    environment added to this process's environment
-    waiting     called about once a second while the server starts, with the seconds passed
+    arguments    what follows `serve`; host and port are added
+    log          file that takes the server's output
+    environment  added to this process's environment
+    timeout      seconds within which it must be healthy
+    waiting      called about once a second while the server starts, with the seconds passed
     """
 
     def __init__(
@@ -61,7 +58,11 @@ class Server:
         return self
 
     def start(self) -> None:
-        """Start the process and wait until it is healthy; on any failure nothing is left running."""
+        """Start the process and wait until it is healthy; on any failure nothing is left running.
+
+        Raises:
+            LiveError: it ended, or was not healthy in time.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
