@@ -12,12 +12,12 @@ import asyncio
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import socket
 import time
 from array import array
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -30,7 +30,9 @@ from sgl_indexcache.loadtest.drive.garbage import QuietCollector
 from sgl_indexcache.loadtest.measure.metrics import Metrics
 from sgl_indexcache.loadtest.measure.record import Record
 from sgl_indexcache.loadtest.workload.plan import Piece
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.loadtest.streams/1"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TICK_S = 0.002
 OPENING_S = 2.0
@@ -196,7 +198,6 @@ def run(streams: int, rate: float, seconds: float) -> dict[str, Any]:
         "client_cpu_share": cpu / seconds,
         "server_cpu_share": server_cpu / seconds,
         "client_peak_mib": after.ru_maxrss / 1024,
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
         "load_average_before": load,
     }
 
@@ -206,16 +207,14 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--events-per-s", type=float, default=20_000)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--json", type=str, default=None)
+    parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
     figures = run(arguments.streams, arguments.events_per_s, arguments.seconds)
-    text = json.dumps(figures, indent=1)
-    print(text)
+    print(json.dumps(figures, indent=1))
     if arguments.json is not None:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        write_json(arguments.json, SCHEMA, {"entries": [figures]})
 
 
 if __name__ == "__main__":

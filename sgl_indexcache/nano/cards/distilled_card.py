@@ -1,8 +1,7 @@
 """Write docs/results/distill.md from the raw figures: `python -m sgl_indexcache.nano distill-card`.
 
 Reads what the command `distill` wrote and `--run OUT` keeps in docs/results/raw/distill; draws the curves to
-docs/results/plots.
-The same figures give the same page. Needs matplotlib, not torch.
+docs/results/plots. The same figures give the same page. Needs matplotlib, not torch.
 """
 
 import json
@@ -65,10 +64,7 @@ def keep(run: Path, results: Path) -> None:
     (results / RUNS).write_text(with_envelope(run / "runs.jsonl", "sgl_indexcache.nano.distilled.runs/1"))
     for path in sorted(run.glob("*/result.json")):
         name, log = path.parent.name, path.with_name("log.jsonl")
-        figures = json.loads(path.read_text())
-        del figures["schema"]
-        figures = {"schema": "sgl_indexcache.nano.distilled/1", **about, **figures}
-        (results / result_path(name)).write_text(json.dumps(figures, indent=1) + "\n")
+        (results / result_path(name)).write_text(path.read_text())
         if log.exists():
             (results / log_path(name)).write_text(with_envelope(log, "sgl_indexcache.distill.log/1"))
 

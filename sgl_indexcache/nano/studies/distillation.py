@@ -6,8 +6,7 @@ It measures the checkpoint under every pattern as it is, distills uniform 1/2 an
 and with every indexer's own layer alone), trains stage 2, and measures again. A run that its budget stops goes on
 where it was when it is started again with the same --out and --states. Every system gives OUT/<name>/result.json
 and log.jsonl; trained tensors are kept in bf16 beside them (stage 1: indexers.safetensors, a few MB; stage 2: the
-whole model, 12 MB). Needs torch, numpy, safetensors, PyYAML and typer
-only.
+whole model, 12 MB). Needs torch, numpy, safetensors, PyYAML and typer only.
 """
 
 import json
@@ -41,7 +40,9 @@ from sgl_indexcache.nano.training.recipe import Mix
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.tasks import make_batch
 from sgl_indexcache.pattern import Pattern, read_config
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.distilled/1"
 SEED = 30_000_001
 """Of the training sequences: none of those that the model was trained on before."""
 
@@ -63,8 +64,12 @@ class CorpusSource:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is measured. steps: of (warm-up, sparse); none: the checkpoint as it is, under the pattern.
-    after: the system whose indexers it begins with (its stage 1)."""
+    """What is measured.
+
+    steps        of (warm-up, sparse); none: the checkpoint as it is, under the pattern
+    cross_layer  as in plan.Plan
+    after        the system whose indexers it begins with (its stage 1)
+    """
 
     name: str
     pattern: Pattern
@@ -156,7 +161,6 @@ class Result:
             name = "indexers.safetensors" if not system.steps[1] else "model.safetensors"
             save_file({n: t.bfloat16().contiguous() for n, t in trained.items()}, folder / name)
         result = {
-            "schema": 1,
             "name": system.name,
             "pattern": system.pattern.letters,
             "steps": dict(zip(("warmup", "sparse"), system.steps, strict=True)),
@@ -166,7 +170,7 @@ class Result:
             "measure_seconds": round(time.monotonic() - begun - seconds, 1),
             **measured,
         }
-        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_json(folder / "result.json", SCHEMA, result, on_device=True)
         shutil.rmtree(self.states / system.name, ignore_errors=True)
         loss = measured["loss"][str(self.scale.lengths[-1])]["loss"]
         print(

@@ -14,7 +14,9 @@ from sgl_indexcache.nano.training.device import default_device, dtype_of, prepar
 from sgl_indexcache.nano.training.measures import held_out_loss, indexer_recall, needle_accuracy
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.state import load_state, parameters_of
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.evaluation/1"
 LENGTHS = (1024, 2048, 4096, 8192)
 
 
@@ -23,7 +25,7 @@ def full(model: NanoModel, text: torch.Tensor, sequences: int, repeats: int) -> 
     model.pieces = Pieces()
     longest = model.shape.max_position_embeddings
     lengths = [length for length in LENGTHS if length <= longest] or [longest]
-    figures: dict[str, Any] = {"schema": 1, "lengths": lengths, "topk": model.shape.index_topk}
+    figures: dict[str, Any] = {"lengths": lengths, "topk": model.shape.index_topk}
     for name, sparse in (("dense", False), ("sparse", True)):
         figures[name] = {
             "loss": {str(n): held_out_loss(model, text, n, max(1, sequences * longest // n), sparse) for n in lengths},
@@ -50,6 +52,4 @@ def command(
     model.load_state_dict({name: value.bfloat16().float() for name, value in parameters_of(tensors).items()})
     figures = full(prepare(model, device, False), read_shard(data, "heldout", device), sequences, repeats)
     figures |= {"step": progress["step"], "device": str(device), "seconds": round(time.monotonic() - begun, 1)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures))
+    print(json.dumps(write_json(out, SCHEMA, figures, on_device=True)))

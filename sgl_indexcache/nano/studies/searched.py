@@ -7,7 +7,6 @@ calibration.jsonl); only the forward is the training code's, in bf16 on a GPU, n
 form that `sgl-indexcache plot` draws. Needs torch, numpy, safetensors, PyYAML and typer only.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,11 @@ from sgl_indexcache.nano.studies import probes
 from sgl_indexcache.nano.training.device import default_device, dtype_of, prepare
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.pattern import Pattern, read_config
+from sgl_indexcache.results import write_json
 from sgl_indexcache.search.greedy import evaluations, greedy
+
+SCHEMA = "sgl_indexcache.search/1"
+"""Of sgl-indexcache search, whose module needs more than a bare GPU machine has."""
 
 
 class Evaluator:
@@ -60,11 +63,10 @@ def load(checkpoint: Path, device: torch.device) -> NanoModel:
 
 
 def search(evaluator: Evaluator, layers: int, keep: int) -> dict[str, Any]:
-    """The greedy search down to `keep` Full layers, as in search.json."""
+    """The greedy search down to `keep` Full layers: what search.json holds beside its envelope."""
     begun = time.monotonic()
     steps = greedy(layers, keep, evaluator)
     return {
-        "schema": "sgl_indexcache.search/1",
         "settings": {"scorer": "loss", "keep": keep, "blocks": None, "forward": "training code"},
         "model": {"name": "nano", "layers": layers},
         "calibration": {"sequences": evaluator.tokens.shape[0], "tokens": evaluator.tokens.numel()},
@@ -93,9 +95,6 @@ def command(
     tokens = torch.tensor([line["ids"] for line in lines], device=device)
     model = load(checkpoint, device)
     document = search(Evaluator(model, tokens), len(model.pattern), keep)
-    document["machine"] = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    document["versions"] = {"torch": torch.__version__}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "search.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_json(out / "search.json", SCHEMA, document, on_device=True)
     for full, budget in document["budgets"].items():
         print(f"{full:>3} {budget['pattern']} {budget['loss']:.5f}", flush=True)

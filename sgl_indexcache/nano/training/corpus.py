@@ -21,7 +21,9 @@ import typer
 
 from sgl_indexcache.errors import UserError
 from sgl_indexcache.nano.training.sources import SOURCES, Source
+from sgl_indexcache.results import write_json
 
+SCHEMA = "sgl_indexcache.nano.manifest/1"
 PIECE = 1 << 16
 """A document longer than this many bytes is cut, at a line end, into pieces of about this size."""
 HELD_OUT = 64
@@ -184,9 +186,7 @@ def build(out: Path) -> dict[str, object]:
                 }
             )
             pieces.extend(texts)
-    manifest: dict[str, object] = {"schema": 1, "sources": rows, "shards": pack(pieces, out)}
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    return manifest
+    return write_json(out / "manifest.json", SCHEMA, {"sources": rows, "shards": pack(pieces, out)})
 
 
 def command(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")]) -> None:

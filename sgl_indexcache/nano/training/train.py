@@ -27,7 +27,10 @@ from sgl_indexcache.nano.training.recipe import RECIPES, STAGES, Phase, Recipe
 from sgl_indexcache.nano.training.shards import read_shard
 from sgl_indexcache.nano.training.state import load_state, parameters_of, save_state
 from sgl_indexcache.nano.training.tasks import make_batch
+from sgl_indexcache.results import envelope
 
+SCHEMA = "sgl_indexcache.nano.plan/1"
+"""Of state.json, which the model's card keeps as the plan."""
 LOG_EVERY = 20
 
 
@@ -79,7 +82,7 @@ class Trainer:
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         progress = {
-            "schema": 1,
+            **envelope(SCHEMA, on_device=True),
             "shape": self.shape,
             "step": self.step,
             "seconds": round(self.seconds, 1),
@@ -125,8 +128,10 @@ def probe(name: str, text: torch.Tensor, compiled: bool, steps: int = 4) -> list
 def report(trainer: Trainer, phase: Phase, figures: list[torch.Tensor], seconds: float) -> dict[str, Any]:
     """The means of some steps of one phase, as a line of metrics.jsonl.
 
-    loss: weighted, nats. text: bytes of text alone. digits: bytes of the values asked for. kl, entropy, mass:
-    see divergence.row_divergence, averaged over layers.
+    loss               weighted, nats
+    text               of bytes of text alone
+    digits             of bytes of the values asked for
+    kl, entropy, mass  see divergence.row_divergence; averaged over layers
     """
     names = ("loss", "text", "digits", "kl", "entropy", "mass")
     means = torch.stack(figures).mean(0).tolist()
