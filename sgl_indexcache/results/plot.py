@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 INK, ACCENT, FAINT = "#333333", "#c0392b", "#9db4c8"
 
 
-def figure(width: float, height: float) -> "Figure":
+def figure(width: float, height: float, dpi: int = 150) -> "Figure":
     """An empty figure of this size in inches, drawn without a display."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    drawing = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
     FigureCanvasAgg(drawing)
     return drawing
 

@@ -5,22 +5,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgl_indexcache.results import figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DENSE, SPARSE = "#6b7a8f", "#b5432e"
 STAGE_COLOURS = {"dense": "#6b7a8f", "warmup": "#c9952c", "sparse": "#b5432e"}
+DPI = 110
 NAMES = ("nano-training.png", "nano-needles.png", "nano-loss.png", "nano-recall.png")
-
-
-def _figure(width: float, height: float) -> "Figure":
-    """An empty figure, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(width, height), layout="constrained", dpi=110)
-    FigureCanvasAgg(drawn)
-    return drawn
 
 
 def _save(drawn: "Figure", path: Path) -> None:
@@ -35,7 +28,7 @@ def _plain(axes: Any) -> None:
 
 def training_curves(path: Path, log: Sequence[dict[str, Any]]) -> None:
     """Loss of text and of the asked-for digits, and the indexers' KL, over the steps, phase by phase."""
-    drawn = _figure(9.0, 6.5)
+    drawn = figure(9.0, 6.5, DPI)
     panels: Any = drawn.subplots(3, 1, sharex=True)
     kinds = (
         ("text", "text, nats a byte"),
@@ -72,7 +65,7 @@ def training_curves(path: Path, log: Sequence[dict[str, Any]]) -> None:
 
 def needle_maps(path: Path, evaluation: dict[str, Any]) -> None:
     """Share of needles found by context length and depth, dense and sparse side by side."""
-    drawn = _figure(9.0, 3.2)
+    drawn = figure(9.0, 3.2, DPI)
     panels: Any = drawn.subplots(1, 2, sharey=True)
     lengths = [str(length) for length in evaluation["lengths"]]
     image: Any = None
@@ -102,7 +95,7 @@ def needle_maps(path: Path, evaluation: dict[str, Any]) -> None:
 
 def loss_by_length(path: Path, evaluation: dict[str, Any]) -> None:
     """Held-out loss by context length, and by position within the longest context."""
-    drawn = _figure(9.0, 3.4)
+    drawn = figure(9.0, 3.4, DPI)
     left, right = drawn.subplots(1, 2)
     lengths = [str(length) for length in evaluation["lengths"]]
     for kind, colour in (("dense", DENSE), ("sparse", SPARSE)):
@@ -122,7 +115,7 @@ def loss_by_length(path: Path, evaluation: dict[str, Any]) -> None:
 
 def recall_by_layer(path: Path, evaluation: dict[str, Any]) -> None:
     """Share of attention's mass on the indexer's top k, by layer, one curve a length."""
-    drawn = _figure(9.0, 3.4)
+    drawn = figure(9.0, 3.4, DPI)
     panels: Any = drawn.subplots(1, 2, sharey=True)
     shades = ("#c6d3e0", "#90a9c4", "#4f759f", "#1d3f66")
     lengths = [str(length) for length in evaluation["lengths"]]
