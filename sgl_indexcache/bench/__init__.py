@@ -6,5 +6,5 @@ tables and plots are drawn from it, also later and elsewhere. `kernels/benchmark
     `sgl-indexcache bench kernels`   kernels.py over consumers.py and the kernels' own benchmarks
     `sgl-indexcache bench serve`     serve.py runs each of systems.py in a process (child.py: measure.py, profile.py)
                                      over a workload.py; report.py merges them, plot.py draws
-    `python -m`                      cpu_prefill.py, radix_overhead.py, telemetry_overhead.py
+    `python -m`                      consumers.py, cpu_prefill.py, radix_overhead.py, telemetry_overhead.py
 """

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
 
 
 def prefill_times(options: argparse.Namespace, backend: str) -> dict[str, Any]:
-    """Seconds to the first token of fresh prompts, and to a greedy continuation's text for comparison."""
+    """Seconds to the first token of fresh prompts, and those tokens, by which backends are compared."""
     import random
 
     import sglang

@@ -4,4 +4,4 @@ from sgl_indexcache.errors import UserError
 
 
 class SearchError(UserError):
-    """A search, a calibration file, a journal or an engine that cannot be used; the text says what to do."""
+    """A search that cannot be made as asked for, or a journal that cannot be used; the text says what to do."""
