@@ -191,9 +191,12 @@ def _producers_table(pattern: Pattern) -> Table:
 def _document(resolution: Resolution) -> dict[str, Any]:
     """The stable JSON shape of a pattern, `SCHEMA`.
 
-    pattern: the letters. layers: their number. full_layers, shared_layers: layer numbers, ascending.
-    producers: one layer number a layer, the Full layer whose selection it uses. ratio: Full over all layers.
-    source: where the pattern came from, in words.
+    pattern                     the letters
+    layers                      their number
+    full_layers, shared_layers  layer numbers, ascending
+    producers                   one layer number a layer, the Full layer whose selection it uses
+    ratio                       Full over all layers
+    source                      where the pattern came from, in words
     """
     pattern = resolution.pattern
     return {

@@ -77,18 +77,17 @@ def before_attention(
     dtype: torch.dtype,
     epsilon: float = EPSILON,
 ) -> tuple[torch.Tensor, ...]:
-    """Everything of a layer that comes before attention.
+    """Everything of a layer that comes before attention: x, query latent, q, k, v.
 
-    hidden    residual stream float32 [N, hidden].
-    cos, sin  float32 [N, rope / 2].
-    weights   input norm, q_a, q_a norm, q_b, kv_a, kv_a norm, kv_b.
-    widths    heads, nope, rope, value.
-    dtype     of the matrix products and of all results.
-    epsilon   of the input norm.
+    Shapes: x, the normed input, [N, hidden]; query latent [N, q_lora_rank]; q and k [N, heads, nope + rope];
+    v [N, heads, value].
 
-    Returns:
-        x [N, hidden] (normed input), query latent [N, q_lora_rank], q [N, heads, nope + rope], k (the same)
-        and v [N, heads, value].
+    hidden    residual stream float32 [N, hidden]
+    cos, sin  float32 [N, rope / 2]
+    weights   input norm, q_a, q_a norm, q_b, kv_a, kv_a norm, kv_b
+    widths    heads, nope, rope, value
+    dtype     of the matrix products and of all results
+    epsilon   of the input norm
     """
     norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b = weights
     heads, nope, rope, value = widths

@@ -95,16 +95,15 @@ class NanoModel(nn.Module):
     def hidden(
         self, tokens: torch.Tensor, sparse: bool, rows: torch.Tensor | None = None, learn: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Residual stream after the last layer, and the indexers' divergences.
+        """Residual stream after the last layer, float32 [B * T, hidden], and the indexers' divergences.
+
+        These are float32 [layers, 3]: KL, entropy of attention's distribution, and the share of attention's mass on the
+        indexer's top k (all zero without rows). Only KL has a gradient.
 
         tokens  int64 [B, T]
         sparse  attend to the selection of each layer's producer (k = index_topk), not to everything before
         rows    int64 [B, R] query positions on which each layer's KL is measured; None measures none
         learn   keep the graph of the backbone; False for the warm-up, where only indexers train
-
-        Returns:
-            float32 [B * T, hidden]; float32 [layers, 3]: KL, entropy of attention's distribution, and the
-            share of attention's mass on the indexer's top k (all zero without rows). Only KL has a gradient.
         """
         batch, length = tokens.shape
         rotary = self._rotary(length, tokens.device)

@@ -59,10 +59,11 @@ KEY_STYLES = (
 class Phrases(NamedTuple):
     """The templates of every family as tensors; F families, L = SLOT.
 
-    statement, question: int64 [F, L] token ids and codes, -1 padded.
-    answer: bool [F, L], the part of a question that the model is to say.
-    digits: bool [F, L], the value within that part.
-    key_letters: int64 [styles, KEY_LENGTH, letters]; key_counts: int64 [styles, KEY_LENGTH].
+    statement, question  int64 [F, L] token ids and codes, -1 padded
+    answer               bool [F, L], the part of a question that the model is to say
+    digits               bool [F, L], the value within that part
+    key_letters          int64 [styles, KEY_LENGTH, letters]
+    key_counts           int64 [styles, KEY_LENGTH], letters of each place
     """
 
     statement: torch.Tensor

@@ -20,10 +20,10 @@ Evaluate = Callable[[Sequence[Pattern]], list[float]]
 class Step:
     """The pattern of one budget.
 
-    Attributes:
-        pattern: in force after the step. loss: its loss.
-        flipped: the layer made Shared in this step; None for a pattern that no flip led to.
-        candidates: loss by layer of every flip that was compared in this step.
+    pattern     in force after the step
+    loss        of the pattern
+    flipped     the layer made Shared in this step; None for a pattern that no flip led to
+    candidates  loss by layer of every flip that was compared in this step
     """
 
     pattern: Pattern
@@ -88,15 +88,15 @@ def blockwise(layers: int, keep: int, blocks: int, evaluate: Evaluate) -> BlockS
         )
     full = Pattern("F" * layers)
     start = Step(full, evaluate([full])[0])
-    found = []
+    searches = []
     for first, end in _blocks(layers, blocks):
         flips = min(end - first - 1, layers - keep)
-        found.append(_descend(full, range(first + 1, end), flips, evaluate))
+        searches.append(_descend(full, range(first + 1, end), flips, evaluate))
     steps = [start]
-    for layer in _merge(start.loss, found, layers - keep):
+    for layer in _merge(start.loss, searches, layers - keep):
         pattern = flip(steps[-1].pattern, layer)
         steps.append(Step(pattern, evaluate([pattern])[0], flipped=layer))
-    return BlockSearch(steps, found)
+    return BlockSearch(steps, searches)
 
 
 def _blocks(layers: int, blocks: int) -> Iterator[tuple[int, int]]:

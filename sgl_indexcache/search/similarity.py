@@ -27,14 +27,12 @@ def similarity_of(model: ModelFacts, sequences: Sequences, engine: Engine) -> np
 
 
 def most_similar(similarity: np.ndarray, keep: int) -> list[Pattern]:
-    """The best pattern of every budget from all Full down to `keep` Full layers.
+    """The best pattern of every budget from all Full down to `keep` Full layers, in falling order of Full layers.
+
+    Each has the highest sum of similarity(producer(l), l) over its Shared layers. Ties keep the lower layers Full.
 
     similarity  float `[L, L]`, entry (p, l) how alike the selections of layers p and l are, in 0..1
     keep        fewest Full layers
-
-    Returns:
-        Patterns in falling order of Full layers, each with the highest sum of similarity(producer(l), l) over
-        its Shared layers. Ties keep the lower layers Full.
     """
     layers = len(similarity)
     # gain[p][e]: layers p+1..e-1 use p's selection.

@@ -11,7 +11,7 @@ from sgl_indexcache.telemetry.events import Envelope, Fallback, PatternChanged
 from sgl_indexcache.telemetry.subscriber import ClientKeys, Subscriber
 from sgl_indexcache.top.source import clean
 
-MOST = 200
+MAX_EVENTS = 200
 
 
 class Recent:
@@ -21,7 +21,7 @@ class Recent:
     """
 
     def __init__(self, streams: tuple[tuple[str, str], ...], keys: ClientKeys | None) -> None:
-        self.envelopes: deque[Envelope] = deque(maxlen=MOST)
+        self.envelopes: deque[Envelope] = deque(maxlen=MAX_EVENTS)
         self._readers: list[Subscriber] = []
         for events, replay in streams:
             if events.startswith("ipc://") or (keys is not None and events.startswith("tcp://")):

@@ -100,8 +100,7 @@ def write_facts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Overwrite parts of `sequence` int64 [B, S] by the plan's phrases, in place, with fresh keys and values.
 
-    Returns:
-        weights float32, answers bool and digits bool, each [B, S] and aligned to the tokens themselves.
+    Gives weights float32, answers bool and digits bool, each [B, S] and aligned to the tokens themselves.
     """
     batch, width = sequence.shape
     device = sequence.device
