@@ -31,9 +31,11 @@ CHUNK = 1 << 20
 class Batch:
     """B sequences of T tokens to learn from.
 
-    tokens: int64 [B, T]. targets: int64 [B, T], the token that follows. target_weights: float32 [B, T], zero where
-    nothing follows. first: int64 [B, T] first token of each token's document; None where every sequence is one.
-    row_share: float32 [B, T], how likely each query is drawn for the KL; zero never; None: all alike.
+    tokens          int64 [B, T]
+    targets         int64 [B, T], the token that follows
+    target_weights  float32 [B, T], zero where nothing follows
+    first           int64 [B, T], first token of each token's document; None where every sequence is one
+    row_share       float32 [B, T], how likely each query is drawn for the KL; zero never; None: all alike
     """
 
     tokens: torch.Tensor
@@ -166,8 +168,9 @@ def _opened(folder: Path, key: str, length: int) -> "PackedData | None":
 class PackedData:
     """A Source over a packed folder; the file is mapped, not read.
 
-    folder  what `pack` wrote. length, sequences, key: as it says there.
-    seed    of the order.
+    folder                  what `pack` wrote
+    length, sequences, key  as it says there
+    seed                    of the order
     """
 
     def __init__(self, folder: Path, length: int, sequences: int, key: str, seed: int = 0) -> None:

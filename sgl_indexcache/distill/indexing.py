@@ -39,8 +39,9 @@ class IndexWidths(Protocol):
 class Projected(NamedTuple):
     """An indexer's view of B sequences: R queries against T keys.
 
-    q: index queries [B, R, H, D]. k: index keys [B, T, D]. gates: float32 [B, R, H], with the constants
-    H^-0.5 and D^-0.5 folded in.
+    q      index queries [B, R, H, D]
+    k      index keys [B, T, D]
+    gates  float32 [B, R, H], with the constants H^-0.5 and D^-0.5 folded in
     """
 
     q: torch.Tensor

@@ -32,8 +32,10 @@ HEAD_ROWS = 4096
 class Mode:
     """How a forward runs; see plan.Plan.
 
-    sparse: attention and KL on the selections. learn: keep the backbone's graph and take the LM loss.
-    measure: also measure the mass of attention on the top k. kernel: attention's distribution in Triton.
+    sparse   attention and KL on the selections
+    learn    keep the backbone's graph and take the LM loss
+    measure  also measure the mass of attention on the top k
+    kernel   attention's distribution in Triton
     """
 
     sparse: bool = False
@@ -50,8 +52,9 @@ class Mode:
 class Losses(NamedTuple):
     """Per retained indexer, in order of layers, float32 [F]; sums of weight * value over the given queries.
 
-    kl: the only one with a gradient to the indexers. entropy, mass: of attention; mass is 0 unless measured.
-    lm: sum of weight * next-token loss, a number; 0 unless the mode learns.
+    kl             the only one with a gradient to the indexers
+    entropy, mass  of attention; mass is 0 unless measured
+    lm             sum of weight * next-token loss, a number; 0 unless the mode learns
     """
 
     kl: torch.Tensor
@@ -61,8 +64,13 @@ class Losses(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """What a layer hands on. stream: float32 [B * T, hidden]. q, k: attention's, detached (q at the sampled
-    rows). projected: its indexer's, None from a Shared layer. selection: int32 [B, T, k], None if dense."""
+    """What a layer hands on.
+
+    stream     float32 [B * T, hidden]
+    q, k       attention's, detached; q at the sampled rows
+    projected  its indexer's; None from a Shared layer
+    selection  int32 [B, T, k]; None if dense
+    """
 
     stream: torch.Tensor
     q: torch.Tensor | None
@@ -96,8 +104,13 @@ class Layer(nn.Module):
         selection: torch.Tensor | None,
         mode: Mode,
     ) -> Passed:
-        """See Passed. rotary of [B, T] positions; first int64 [B, T] or None; rows int64 [B, R] of the sampled
-        queries, None where no KL is taken; selection of the layers before."""
+        """See Passed.
+
+        rotary     of [B, T] positions
+        first      int64 [B, T] or None, see data.Batch
+        rows       int64 [B, R] of the sampled queries; None where no KL is taken
+        selection  of the layers before
+        """
         projected = None
         if self.full and (mode.sparse or rows is not None):
             # The indexer learns from the model, the model never from the indexer (DSA).

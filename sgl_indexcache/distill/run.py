@@ -26,7 +26,7 @@ from sgl_indexcache.pattern import Pattern, read_config, resolve
 class Job:
     """A distillation that was checked: see `prepare`.
 
-    folder: of the run (packed data, states, log.jsonl), beside the checkpoint that will be `out`.
+    folder  of the run (packed data, states, log.jsonl), beside the checkpoint that will be `out`
     """
 
     checkpoint: Checkpoint

@@ -88,8 +88,12 @@ def sample_rows(batch: Batch, queries: int | None, seeds: list[int]) -> tuple[to
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Means over a step. kl, entropy, mass: per retained indexer; mass only on measured steps, else None.
-    lm: loss of the language model, weighted; None in the warm-up. norm: of the gradient before clipping."""
+    """Means over a step.
+
+    kl, entropy, mass  per retained indexer; mass only on measured steps, else None
+    lm                 loss of the language model, weighted; None in the warm-up
+    norm               of the gradient before clipping
+    """
 
     loss: float
     kl: list[float]

@@ -28,8 +28,10 @@ from sgl_indexcache.nano.training.recipe import Mix
 class Batch(NamedTuple):
     """B sequences of T tokens, each with the token that follows it.
 
-    tokens, targets: int64 [B, T]. weights: float32 [B, T] of the loss at each target. answers: bool [B, T],
-    targets that belong to an answer. digits: bool [B, T], those that are the value asked for.
+    tokens, targets  int64 [B, T]
+    weights          float32 [B, T], of the loss at each target
+    answers          bool [B, T], targets that belong to an answer
+    digits           bool [B, T], those that are the value asked for
     """
 
     tokens: torch.Tensor
@@ -42,7 +44,8 @@ class Batch(NamedTuple):
 class Plan(NamedTuple):
     """Facts to write into B sequences, P a sequence: all int64 [B, P], `active` bool.
 
-    statement, question: first token of each. family: row of the phrase tables.
+    statement, question  first token of each
+    family               row of the phrase tables
     """
 
     statement: torch.Tensor
