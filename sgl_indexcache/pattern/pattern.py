@@ -15,8 +15,7 @@ class Pattern:
     The same meaning as SGLang's `index_topk_pattern` (arXiv 2603.12201, section on inference). Every
     instance is valid: at least one letter, only F and S, the first of them F.
 
-    Attributes:
-        letters: the pattern itself; `str(pattern)` gives it back.
+    letters  the pattern itself; `str(pattern)` gives it back
 
     Raises:
         PatternError: from the constructor, when the letters are not a valid pattern.

@@ -16,12 +16,11 @@ from sgl_indexcache.pattern.errors import PatternError
 class Preset:
     """One published pattern.
 
-    Attributes:
-        name: key in presets.yaml, such as `glm5-1/4`.
-        model: the model it was searched on.
-        layers: number of layers of that model.
-        source: where it was published.
-        letters: the pattern; `Pattern.preset(name)` gives it as a Pattern.
+    name     key in presets.yaml, such as `glm5-1/4`
+    model    the model it was searched on
+    layers   number of layers of that model
+    source   where it was published
+    letters  the pattern; `Pattern.preset(name)` gives it as a Pattern
     """
 
     name: str

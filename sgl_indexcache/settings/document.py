@@ -25,10 +25,9 @@ KeyPath = tuple[str, ...]
 class Document:
     """Content of a settings file.
 
-    Attributes:
-        path: the file.
-        data: its top-level mapping; empty for an empty file.
-        lines: for every key path in `data`, the line of the key, from 1.
+    path   the file
+    data   its top-level mapping; empty for an empty file
+    lines  for every key path in `data`, the line of the key, from 1
     """
 
     path: Path

@@ -34,11 +34,10 @@ class Verdict(IntEnum):
 class Expected:
     """What the reference found for one sequence.
 
-    Attributes:
-        log_probs: fp32 `[T, V]`; row r is the distribution of the token at position r + 1.
-        scores: for each layer fp32 `[T, T]`, -inf where the key is after the query; None at a Shared layer.
-        selections: int32 `[T, L, k]`, -1 padded; at a Shared layer its producer's.
-        producers: for each layer the Full layer whose selection it uses; itself if it is Full.
+    log_probs   fp32 `[T, V]`; row r is the distribution of the token at position r + 1
+    scores      for each layer fp32 `[T, T]`, -inf where the key is after the query; None at a Shared layer
+    selections  int32 `[T, L, k]`, -1 padded; at a Shared layer its producer's
+    producers   for each layer the Full layer whose selection it uses; itself if it is Full
     """
 
     log_probs: torch.Tensor
@@ -72,10 +71,9 @@ def well_formed(selection: torch.Tensor) -> torch.Tensor:
 def at_near_tie(engine: torch.Tensor, reference: torch.Tensor, scores: torch.Tensor, k: int) -> torch.Tensor:
     """Whether each row's difference is proven to be a choice among ties: bool `[T]`.
 
-    Args:
-        engine, reference: sets, bool `[T, T]`.
-        scores: fp32 `[T, T]`, -inf after the query.
-        k: size of a selection; rows with fewer keys have nothing to choose and no tie.
+    engine, reference  sets, bool `[T, T]`
+    scores             fp32 `[T, T]`, -inf after the query
+    k                  size of a selection; rows with fewer keys have nothing to choose and no tie
     """
     rows = scores.shape[0]
     finite = scores.isfinite()
@@ -93,8 +91,7 @@ def classify(engine: torch.Tensor, expected: Expected) -> torch.Tensor:
     itself, at an earlier layer: through attention and index keys its input then differs. A Shared layer
     inherits its producer's verdict, and is unexplained if it does not repeat the engine's producer exactly.
 
-    Args:
-        engine: selections int `[T, L, k]`, request-relative, -1 padded, in any order within a row.
+    engine  selections int `[T, L, k]`, request-relative, -1 padded, in any order within a row
     """
     if engine.shape != expected.selections.shape:
         raise ValueError(f"engine has {tuple(engine.shape)}, the reference {tuple(expected.selections.shape)}")
@@ -133,10 +130,9 @@ def affected(verdicts: torch.Tensor) -> torch.Tensor:
 class LogProbVerdict:
     """Rows of log-probabilities further than TOLERANCE from the reference's.
 
-    Attributes:
-        unexplained: rows with no near-tie at or before them.
-        excused: rows with one.
-        worst: largest difference among all rows that are not excused, in nats.
+    unexplained  rows with no near-tie at or before them
+    excused      rows with one
+    worst        largest difference among all rows that are not excused, in nats
     """
 
     unexplained: list[int]
@@ -153,8 +149,7 @@ def compare_log_probs(
 ) -> LogProbVerdict:
     """Compare single log-probabilities: that of `tokens[i]` in row `rows[i]` with `engine[i]`.
 
-    Args:
-        free: bool `[T]`, rows that may differ (`affected`).
+    free  bool `[T]`, rows that may differ (`affected`)
     """
     theirs = expected.log_probs[torch.tensor(rows), torch.tensor(tokens)]
     difference = (torch.tensor(engine, dtype=theirs.dtype) - theirs).abs()

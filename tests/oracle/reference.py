@@ -37,9 +37,8 @@ class _TopK(TorchFunctionMode):
 class Reference:
     """A checkpoint loaded once; every `run` is one forward over one whole sequence, without a cache.
 
-    Args:
-        folder: checkpoint in the Hugging Face layout.
-        pattern: F/S letters to use instead of the config's own; needs the architecture glm_moe_dsa.
+    folder   checkpoint in the Hugging Face layout
+    pattern  F/S letters to use instead of the config's own; needs the architecture glm_moe_dsa
 
     Raises:
         ValueError: a pattern with Shared layers on an architecture that transformers runs all Full.
@@ -68,11 +67,10 @@ class Reference:
     def run(self, tokens: Sequence[int], force: torch.Tensor | None = None) -> Expected:
         """Log-probabilities, scores and selections for T tokens.
 
-        Args:
-            tokens: ids, from position 0.
-            force: well-formed selections int `[T, L, k]`; Full layers then hand these out instead of their
-                own, so that scores and log-probabilities are those that follow from these choices. The
-                selections returned are still the indexers' own.
+        tokens  ids, from position 0
+        force   well-formed selections int `[T, L, k]`; Full layers then hand these out instead of their own, so that
+                scores and log-probabilities are those that follow from these choices. The selections returned are still
+                the indexers' own.
         """
         with torch.no_grad(), self._watched(force) as seen:
             logits = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]

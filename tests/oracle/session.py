@@ -21,11 +21,10 @@ TIMEOUT_S = 400
 class Configuration:
     """An engine and a model.
 
-    Attributes:
-        spec: the checkpoint, with the pattern that stands in its config.
-        page_size: KV slots a page.
-        overlap: whether the scheduler overlaps with the forward.
-        pattern: F/S letters given to the plugin by environment instead of by the config.
+    spec       the checkpoint, with the pattern that stands in its config
+    page_size  KV slots a page
+    overlap    whether the scheduler overlaps with the forward
+    pattern    F/S letters given to the plugin by environment instead of by the config
     """
 
     spec: RandomModelSpec
@@ -43,10 +42,11 @@ class Configuration:
 class Answer:
     """What the engine returned for one request; T = prompt + output tokens - 1.
 
-    Attributes:
-        tokens: prompt and output. prompt: number of prompt tokens. cached: of them, found in the radix tree.
-        selections: int32 `[T, L, k]`.
-        rows, targets, log_probs: row r, token at r + 1 and its log-probability, for prompt and output.
+    tokens                    prompt and output
+    prompt                    number of prompt tokens
+    cached                    of them, found in the radix tree
+    selections                int32 `[T, L, k]`
+    rows, targets, log_probs  row r, token at r + 1 and its log-probability, for prompt and output
     """
 
     tokens: list[int]
