@@ -4,17 +4,17 @@ Use: `python -m tests.store.fuzz --schedules 1000 --out store-fuzz.json`. Exit s
 """
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
+
+from sgl_indexcache.results import write_json
 
 from . import decisions
 from .run import CopyPlan, differences, run
+
+SCHEMA = "sgl_indexcache.tests.store_fuzz/1"
 
 
 def main() -> int:
@@ -54,9 +54,6 @@ def main() -> int:
     differing = differences(answers["on"], answers["off"], plan.first)
     steps = [step for schedule in answers["on"]["schedules"] for step in schedule]
     report = {
-        "schema": 1,
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: metadata.version(name) for name in ("sglang", "torch", "transformers")},
         "plan": asdict(plan),
         "seconds": took,
         "steps": len(steps),
@@ -70,7 +67,7 @@ def main() -> int:
         "work_off": answers["off"]["state"]["work"],
         "store": answers["on"]["state"]["store"],
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.out, SCHEMA, report)
     print(
         f"{len(differing)} of {plan.schedules} schedules differ, {len(report['unsound'])} unsound, "
         f"{len(disagreements)} ranks disagree; {options.out}"
